@@ -1,0 +1,1 @@
+"""Generated from control.proto by tools/protogen.py; do not edit."""
