@@ -1,0 +1,1 @@
+"""The bytes: a relay on asyncio protocols between clients and engines."""

@@ -1,0 +1,1 @@
+"""Routing decisions as pure functions: no clock, no loop, no network, no logger."""

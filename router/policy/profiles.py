@@ -1,0 +1,169 @@
+"""Routing profiles by name. A wrong name is an error, never a fallback.
+
+Each profile is a pure function `(request, observed, state) -> Decision`; the caller keeps the state, an int.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from router.policy import candidates as filters
+from router.policy import pickers, scorers, types
+
+DEFAULT = "default"
+
+
+class UnknownProfileError(ValueError):
+    """The name of a profile that does not exist."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Profile:
+    """A named policy. `uses_prefix` tells the router whether the prompt has to be looked up."""
+
+    name: str
+    decide: types.Policy
+    uses_prefix: bool
+    summary: str
+
+
+def default(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
+    """Lowest predicted time to first token.
+
+    ms = wait for the prompts queued there + prefill of this prompt's uncached tokens + what decoding adds to that step.
+    Among equals the endpoint with fewer requests wins, then each in turn.
+    """
+    candidates = filters.promising(request, observed)
+    matched = filters.matched_tokens(observed, candidates)
+    waits = scorers.wait_ms(candidates)
+    prefills = scorers.prefill_ms(request, candidates, matched)
+    steps = scorers.step_ms(candidates)
+    totals = [wait + prefill + step for wait, prefill, step in zip(waits, prefills, steps, strict=True)]
+    best = pickers.lowest(totals, state)
+    return types.Decision(
+        candidates[best],
+        matched[best],
+        candidates,
+        ("wait_ms", "prefill_ms", "step_ms"),
+        (waits, prefills, steps),
+        "lowest predicted time to first token",
+        pickers.mix(state),
+    )
+
+
+def _least_of(
+    candidates: list[types.Endpoint], observed: types.Observed, state: int, reason: str
+) -> types.Decision:
+    scores = scorers.requests(candidates)
+    best = pickers.lowest(scores, state)
+    matched = filters.matched_tokens(observed, [candidates[best]])[0]
+    return types.Decision(
+        candidates[best], matched, candidates, ("requests",), (scores,), reason, pickers.mix(state)
+    )
+
+
+def least_request(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
+    """The endpoint with the fewest requests in flight."""
+    endpoints = observed.endpoints
+    if len(endpoints) > filters.SCORE_ALL_UP_TO:
+        endpoints = observed.shortlist(observed.bits, filters.PER_LEVEL)
+    return _least_of(list(endpoints), observed, state, "fewest requests in flight")
+
+
+def round_robin(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
+    """Each endpoint in turn."""
+    chosen = observed.endpoints[state % len(observed.endpoints)]
+    return _only(chosen, observed, "its turn", state + 1)
+
+
+def random(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
+    """Any endpoint, each with the same chance."""
+    chosen = observed.endpoints[pickers.draw(state) % len(observed.endpoints)]
+    return _only(chosen, observed, "drawn", pickers.mix(state))
+
+
+def _only(chosen: types.Endpoint, observed: types.Observed, reason: str, state: int) -> types.Decision:
+    matched = filters.matched_tokens(observed, [chosen])[0]
+    return types.Decision(chosen, matched, [chosen], (), (), reason, state)
+
+
+def power_of_two(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
+    """The one with fewer requests of two that are drawn (Mitzenmacher, IEEE TPDS 2001)."""
+    count = len(observed.endpoints)
+    bits = pickers.draw(state)
+    first = bits % count
+    second = (first + 1 + (bits >> 32) % (count - 1)) % count if count > 1 else first
+    pair = [observed.endpoints[first]] if first == second else [observed.endpoints[first], observed.endpoints[second]]
+    return _least_of(pair, observed, state, "fewer requests of two drawn")
+
+
+# An endpoint may have this many requests more than the least loaded, and this factor, before its prefix is left.
+IMBALANCE_REQUESTS = 16
+IMBALANCE_FACTOR = 2.0
+
+
+def prefix_cache(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
+    """The longest matching prefix, fewest requests among equals; the least loaded where the best match is overloaded."""
+    candidates = filters.promising(request, observed)
+    matched = filters.matched_tokens(observed, candidates)
+    misses = [float(request.prompt_tokens - tokens) for tokens in matched]
+    loads = scorers.requests(candidates)
+    least = min(loads)
+    bound = max(least + IMBALANCE_REQUESTS, least * IMBALANCE_FACTOR)
+    fit = [position for position, load in enumerate(loads) if load <= bound]
+    longest = min(misses[position] for position in fit)
+    among = [position for position in fit if misses[position] == longest]
+    best = among[pickers.lowest([loads[position] for position in among], state)]
+    overloaded = longest > min(misses)
+    reason = "longest prefix is overloaded: next longest" if overloaded else "longest prefix, fewest requests"
+    return types.Decision(
+        candidates[best],
+        matched[best],
+        candidates,
+        ("uncached_tokens", "requests"),
+        (misses, loads),
+        reason,
+        pickers.mix(state),
+    )
+
+
+def session_affinity(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
+    """Rendezvous hash of the session over the endpoints (Thaler and Ravishankar, 1998); without one, least requests."""
+    if request.session is None:
+        return least_request(request, observed, state)
+    session = request.session
+    chosen = max(observed.endpoints, key=lambda endpoint: pickers.draw(session ^ _identity(endpoint.id)))
+    return _only(chosen, observed, "its session's endpoint", state)
+
+
+def _identity(endpoint_id: str) -> int:
+    """A number of an endpoint that every gateway computes alike (FNV-1a, 64 bits)."""
+    number = 0xCBF29CE484222325
+    for byte in endpoint_id.encode():
+        number = ((number ^ byte) * 0x100000001B3) & ((1 << 64) - 1)
+    return number
+
+
+PROFILES: tuple[Profile, ...] = (
+    Profile(DEFAULT, default, True, "lowest predicted time to first token"),
+    Profile("least-request", least_request, False, "fewest requests in flight"),
+    Profile("power-of-two", power_of_two, False, "fewer requests of two drawn"),
+    Profile("prefix-cache", prefix_cache, True, "longest prefix unless overloaded"),
+    Profile("random", random, False, "drawn"),
+    Profile("round-robin", round_robin, False, "each in turn"),
+    Profile("session-affinity", session_affinity, False, "one endpoint per session"),
+)
+_BY_NAME = {profile.name: profile for profile in PROFILES}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `by_name` takes."""
+    return tuple(sorted(_BY_NAME))
+
+
+def by_name(name: str) -> Profile:
+    """The profile of that name. Raises UnknownProfileError, which lists what is allowed."""
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise UnknownProfileError(f"routing profile {name!r} does not exist; allowed: {', '.join(names())}") from None

@@ -1,0 +1,41 @@
+"""Scorers: one number per candidate, lower is better. Those of the default are predictions in milliseconds."""
+
+from __future__ import annotations
+
+from router.policy import types
+
+
+def wait_ms(candidates: list[types.Endpoint]) -> list[float]:
+    """Time until the prompts queued at each candidate are prefilled, ms."""
+    return [
+        (endpoint.queued_tokens + endpoint.peer_queued_tokens) * endpoint.ms_per_token for endpoint in candidates
+    ]
+
+
+def prefill_ms(request: types.Request, candidates: list[types.Endpoint], matched: list[int]) -> list[float]:
+    """Time to prefill this prompt's uncached tokens, ms, the attention over its cached ones included."""
+    prompt = request.prompt_tokens
+    scores = []
+    for endpoint, cached in zip(candidates, matched, strict=True):
+        uncached = prompt - cached
+        if uncached < 1:
+            uncached = 1
+        scores.append(
+            endpoint.base_ms
+            + uncached * (endpoint.ms_per_token + endpoint.ms_per_token2 * (cached + 0.5 * uncached))
+        )
+    return scores
+
+
+def step_ms(candidates: list[types.Endpoint]) -> list[float]:
+    """What the sequences that decode at each candidate add to the step that prefills the prompt, ms."""
+    return [
+        (endpoint.running + endpoint.peer_running) * endpoint.ms_per_seq
+        + (endpoint.kv_tokens + endpoint.peer_kv_tokens) * endpoint.ms_per_kv_token
+        for endpoint in candidates
+    ]
+
+
+def requests(candidates: list[types.Endpoint]) -> list[float]:
+    """Requests in flight at each candidate."""
+    return [float(endpoint.running + endpoint.peer_running) for endpoint in candidates]

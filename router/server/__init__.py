@@ -1,0 +1,1 @@
+"""Everything around the relay: settings, the FastAPI routes, the admin port, the fleet's state from Redis."""
