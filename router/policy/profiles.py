@@ -132,16 +132,8 @@ def session_affinity(request: types.Request, observed: types.Observed, state: in
     if request.session is None:
         return least_request(request, observed, state)
     session = request.session
-    chosen = max(observed.endpoints, key=lambda endpoint: pickers.draw(session ^ _identity(endpoint.id)))
+    chosen = max(observed.endpoints, key=lambda endpoint: pickers.draw(session ^ endpoint.identity))
     return _only(chosen, observed, "its session's endpoint", state)
-
-
-def _identity(endpoint_id: str) -> int:
-    """A number of an endpoint that every gateway computes alike (FNV-1a, 64 bits)."""
-    number = 0xCBF29CE484222325
-    for byte in endpoint_id.encode():
-        number = ((number ^ byte) * 0x100000001B3) & ((1 << 64) - 1)
-    return number
 
 
 PROFILES: tuple[Profile, ...] = (

@@ -17,6 +17,7 @@ class Endpoint:
         "bit",
         "bucket",
         "id",
+        "identity",
         "kv_tokens",
         "ms_per_kv_token",
         "ms_per_seq",
@@ -32,6 +33,8 @@ class Endpoint:
 
     def __init__(self, endpoint_id: str, slot: int, speed: EngineSpeed) -> None:
         self.id = endpoint_id
+        # A number that every gateway computes alike, for consistent hashing.
+        self.identity = _fnv1a(endpoint_id.encode())
         self.slot = slot
         self.bit = 1 << slot
         self.base_ms = speed.base_ms
@@ -57,6 +60,14 @@ class Endpoint:
     def requests(self) -> int:
         """Requests in flight here, from all gateways."""
         return self.running + self.peer_running
+
+
+def _fnv1a(data: bytes) -> int:
+    """FNV-1a, 64 bits."""
+    number = 0xCBF29CE484222325
+    for byte in data:
+        number = ((number ^ byte) * 0x100000001B3) & ((1 << 64) - 1)
+    return number
 
 
 class Request(NamedTuple):

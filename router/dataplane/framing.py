@@ -1,0 +1,157 @@
+"""Framing of an engine's answer: head, then a body by length, in chunks, or until the connection closes.
+
+Bytes are forwarded as they came; framing only says where the answer ends and where it may be cut without breaking the
+client's own framing. An answer that is ambiguous (RFC 9112, section 6.3) is refused, never guessed at.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_HEAD_BYTES = 65_536
+# A chunk up to this size is forwarded whole, so that a broken stream can be ended by an event of ours.
+WHOLE_CHUNK_BYTES = 65_536
+_MAX_SIZE_LINE = 256
+_HEX = b"0123456789abcdefABCDEF"
+
+
+class FramingError(ValueError):
+    """The answer is not valid HTTP/1.1."""
+
+
+class Head(NamedTuple):
+    """Head of an answer. `length` is None where the body comes in chunks or lasts until the connection closes."""
+
+    status: int
+    status_line: bytes
+    headers: bytes
+    length: int | None
+    chunked: bool
+    keep_alive: bool
+
+
+def parse_head(raw: bytes) -> Head:
+    """Parses an answer's head, `raw` ending before the empty line. `headers` has the hop-by-hop ones taken out."""
+    line_end = raw.find(b"\r\n")
+    if line_end < 0:
+        line_end = len(raw)
+    status_line = raw[:line_end]
+    if not status_line.startswith(b"HTTP/1.") or not status_line[9:12].isdigit() or len(status_line) < 12:
+        raise FramingError("status line is not HTTP/1.x")
+    status = int(status_line[9:12])
+    keep_alive = status_line[7:8] == b"1"
+    length: int | None = None
+    chunked = False
+    kept: list[bytes] = []
+    for line in raw[line_end + 2 :].split(b"\r\n") if line_end < len(raw) else ():
+        colon = line.find(b":")
+        if colon < 1:
+            raise FramingError("header line without a name")
+        name = line[:colon].lower()
+        if name == b"content-length":
+            value = line[colon + 1 :].strip()
+            if not value.isdigit() or (length is not None and length != int(value)):
+                raise FramingError("content-length is not one number")
+            length = int(value)
+        elif name == b"transfer-encoding":
+            if line[colon + 1 :].strip().lower() != b"chunked":
+                raise FramingError("transfer-encoding other than chunked")
+            chunked = True
+        elif name == b"connection":
+            if b"close" in line.lower():
+                keep_alive = False
+            continue
+        elif name in (b"keep-alive", b"proxy-authenticate", b"te", b"trailer", b"upgrade", b"x-request-id"):
+            continue
+        kept.append(line)
+    if chunked and length is not None:
+        raise FramingError("both content-length and transfer-encoding")
+    if status in (204, 304) or 100 <= status < 200:
+        length = 0
+    kept.append(b"")
+    return Head(status, status_line, b"\r\n".join(kept), length, chunked, keep_alive)
+
+
+class ChunkScanner:
+    """Finds the ends of chunks in a body as it arrives."""
+
+    __slots__ = ("complete", "data_bytes", "inside", "pending")
+
+    def __init__(self) -> None:
+        # Bytes that are not yet forwarded: the beginning of a chunk.
+        self.pending = b""
+        # Bytes still to come of a large chunk whose beginning was forwarded.
+        self.inside = 0
+        self.complete = False
+        self.data_bytes = 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Takes what arrived; returns what may be forwarded now, and what came after the end of the body."""
+        if self.pending:
+            data = self.pending + data
+            self.pending = b""
+        position = 0
+        total = len(data)
+        if self.inside:
+            if total <= self.inside:
+                self.inside -= total
+                return data, b""
+            position = self.inside
+            self.inside = 0
+        while position < total:
+            line_end = data.find(b"\r\n", position)
+            if line_end < 0:
+                if total - position > _MAX_SIZE_LINE:
+                    raise FramingError("chunk size line is too long")
+                break
+            size = _chunk_size(data[position:line_end])
+            if size == 0:
+                end = self._trailer_end(data, line_end)
+                if end < 0:
+                    break
+                self.complete = True
+                return data[:end], data[end:]
+            end = line_end + size + 4
+            if end > total:
+                if size > WHOLE_CHUNK_BYTES:
+                    self.inside = end - total
+                    position = total
+                break
+            if data[end - 2 : end] != b"\r\n":
+                raise FramingError("chunk does not end where its size says")
+            self.data_bytes += size
+            position = end
+        if position == total:
+            return data, b""
+        self.pending = data[position:]
+        return data[:position], b""
+
+    @staticmethod
+    def _trailer_end(data: bytes, line_end: int) -> int:
+        if data[line_end + 2 : line_end + 4] == b"\r\n":
+            return line_end + 4
+        end = data.find(b"\r\n\r\n", line_end)
+        if end < 0 and len(data) - line_end > MAX_HEAD_BYTES:
+            raise FramingError("trailers are too long")
+        return end + 4 if end >= 0 else -1
+
+
+def _chunk_size(line: bytes) -> int:
+    number = line.partition(b";")[0].rstrip(b" \t") if b";" in line else line
+    if not number or number.strip(_HEX) or len(number) > 15:
+        raise FramingError("chunk size is not hexadecimal")
+    return int(number, 16)
+
+
+def dechunk(data: bytes) -> bytes:
+    """Payload of whole chunks (of what `ChunkScanner.feed` returned), for a client that does not know chunks."""
+    parts: list[bytes] = []
+    position = 0
+    while position < len(data):
+        line_end = data.find(b"\r\n", position)
+        size = _chunk_size(data[position:line_end])
+        if size == 0:
+            break
+        parts.append(data[line_end + 2 : line_end + 2 + size])
+        position = line_end + size + 4
+    return b"".join(parts)
