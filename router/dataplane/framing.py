@@ -75,9 +75,10 @@ def parse_head(raw: bytes) -> Head:
 class ChunkScanner:
     """Finds the ends of chunks in a body as it arrives."""
 
-    __slots__ = ("complete", "data_bytes", "inside", "pending")
+    __slots__ = ("complete", "data_bytes", "inside", "pending", "whole_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, whole_bytes: int = WHOLE_CHUNK_BYTES) -> None:
+        self.whole_bytes = whole_bytes
         # Bytes that are not yet forwarded: the beginning of a chunk.
         self.pending = b""
         # Bytes still to come of a large chunk whose beginning was forwarded.
@@ -113,7 +114,7 @@ class ChunkScanner:
                 return data[:end], data[end:]
             end = line_end + size + 4
             if end > total:
-                if size > WHOLE_CHUNK_BYTES:
+                if size > self.whole_bytes:
                     self.inside = end - total
                     position = total
                 break
