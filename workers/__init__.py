@@ -1,0 +1,1 @@
+"""What runs beside or around an engine: the engine model, simulated and real workers, and metric adapters."""

@@ -1,0 +1,175 @@
+"""What goes into the engine model and what comes out of a step."""
+
+import enum
+from collections.abc import Callable, Sequence as SequenceOf
+from dataclasses import dataclass, field
+
+from workers.engine.block_pool import Block, Hash
+
+ExtendHashes = Callable[[int, int], SequenceOf[Hash]]
+"""(first block, count) -> chained hashes of blocks that hold generated tokens."""
+
+
+class State(enum.Enum):
+    """Where a request is."""
+
+    WAITING = "waiting"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    FINISHED = "finished"
+    ABORTED = "aborted"
+
+
+class RejectedRequest(ValueError):
+    """The request can never run on this engine; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Capacity and batching limits of one engine."""
+
+    kv_blocks: int
+    block_size: int
+    max_num_batched_tokens: int = 8192
+    max_num_seqs: int = 256
+    prefix_caching: bool = True
+    kv_events: bool = False
+    """Whether steps report blocks stored and removed."""
+
+    def __post_init__(self) -> None:
+        for name in ("kv_blocks", "block_size", "max_num_batched_tokens", "max_num_seqs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.max_num_seqs > self.max_num_batched_tokens:
+            raise ValueError(
+                f"max_num_seqs is {self.max_num_seqs}; it must be at most max_num_batched_tokens"
+                f" ({self.max_num_batched_tokens}), since each decoding sequence takes one token of a step"
+            )
+
+
+class Request:
+    """One request to the engine, and its progress there.
+
+    `hashes` are the chained hashes of the prompt's full blocks in order (they may go on into the output where the
+    caller knows it); LoRA adapter and cache salt belong in the chain's root. `extend` gives the hashes of blocks
+    that generated tokens complete; without it, such blocks cannot be reused by others.
+    `output_tokens` is how many tokens the request will generate.
+    """
+
+    __slots__ = (
+        "admitted_s",
+        "arrival_s",
+        "base",
+        "blocks",
+        "cached_blocks",
+        "cached_tokens",
+        "computed",
+        "extend",
+        "finish_at",
+        "generated",
+        "hashes",
+        "id",
+        "lora",
+        "order",
+        "output_tokens",
+        "payload",
+        "preemptions",
+        "priority",
+        "prompt_tokens",
+        "state",
+        "target",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        prompt_tokens: int,
+        output_tokens: int,
+        hashes: SequenceOf[Hash] = (),
+        *,
+        priority: int = 0,
+        extend: ExtendHashes | None = None,
+        lora: str | None = None,
+        payload: object = None,
+    ) -> None:
+        if prompt_tokens < 1 or output_tokens < 1:
+            raise RejectedRequest(
+                f"request {id}: {prompt_tokens} prompt and {output_tokens} output tokens; both must be at least 1"
+            )
+        self.id = id
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.hashes = hashes
+        self.priority = priority
+        self.extend = extend
+        self.lora = lora
+        self.payload = payload
+        """Anything of the caller's; the engine does not look at it."""
+        self.state = State.WAITING
+        self.arrival_s = 0.0
+        self.admitted_s: float | None = None
+        """When the first step that worked on it began."""
+        self.cached_tokens = 0
+        """Prompt tokens found in the cache at first admission."""
+        self.generated = 0
+        """Tokens generated; while decoding, use `Engine.generated_tokens`."""
+        self.preemptions = 0
+        self.order = 0
+        self.computed = 0
+        self.target = prompt_tokens
+        self.base = 0
+        self.finish_at = 0
+        self.blocks: list[Block] = []
+        self.cached_blocks = 0
+
+    def __repr__(self) -> str:
+        return f"Request({self.id!r}, {self.state.value}, prompt={self.prompt_tokens}, output={self.output_tokens})"
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksStored:
+    """Blocks first_block.. of `request` became findable under `hashes`; `parent` precedes the first of them."""
+
+    request: Request
+    first_block: int
+    hashes: SequenceOf[Hash]
+    parent: Hash | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksRemoved:
+    """The blocks with these hashes were evicted."""
+
+    hashes: SequenceOf[Hash]
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksCleared:
+    """Every cached block was forgotten."""
+
+
+KvEvent = BlocksStored | BlocksRemoved | BlocksCleared
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What one step does. Everything in it is true once `duration_s` has passed."""
+
+    duration_s: float = 0.0
+    prefill_tokens: int = 0
+    decode_kv_tokens: int = 0
+    admitted: list[Request] = field(default_factory=list)
+    """Requests on which the engine began to work in this step."""
+    first: list[Request] = field(default_factory=list)
+    """Requests whose prefill ended: each has one new token (its first, unless it resumed after preemption)."""
+    decoded: list[Request] = field(default_factory=list)
+    """Requests that decoded one new token."""
+    finished: list[Request] = field(default_factory=list)
+    """Those of `first` and `decoded` whose new token was their last."""
+    preempted: list[Request] = field(default_factory=list)
+    kv_events: list[KvEvent] = field(default_factory=list)
+
+    @property
+    def generated_tokens(self) -> int:
+        """New tokens of this step."""
+        return len(self.first) + len(self.decoded)
