@@ -1,0 +1,416 @@
+"""The client's side: uvicorn's HTTP protocol, with the three hot paths taken over once their headers are there.
+
+Everything else (other paths, other methods) goes on to uvicorn and so to FastAPI, on the same port, with the same TLS,
+limits and graceful shutdown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from penstock.api.errors import STATUS, Reason, error_body
+from router.dataplane import exchange, features, framing
+from router.dataplane.gateway import TICK_S
+from router.policy import profiles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from router.dataplane import gateway
+
+
+_PATHS = {path: path for path in features.HOT_PATHS}
+_REQUEST_LINES = {path: b"POST " + path + b" HTTP/1.1\r\n" for path in features.HOT_PATHS}
+# Headers of the client's hop, or that this gateway sets itself.
+_DROPPED = frozenset((
+    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
+    b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect", b"http2-settings",
+    b"x-request-id", b"x-penstock-policy", b"x-penstock-endpoint",
+))  # fmt: skip
+_MAX_PIPELINED = 32
+_MAX_ID_BYTES = 128
+_PHRASES = {
+    400: b"Bad Request", 401: b"Unauthorized", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
+    413: b"Content Too Large", 429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 502: b"Bad Gateway",
+    503: b"Service Unavailable", 504: b"Gateway Timeout",
+}  # fmt: skip
+
+
+class Keys:
+    """API keys, kept as SHA-256 digests; an empty set lets everybody in."""
+
+    def __init__(self, tenants: Mapping[bytes, str]) -> None:
+        # digest of the key -> tenant
+        self._tenants = dict(tenants)
+
+    @property
+    def required(self) -> bool:
+        """Whether a request needs a key."""
+        return bool(self._tenants)
+
+    def tenant_of(self, authorization: bytes) -> str | None:
+        """Tenant of an `Authorization` header, None where the key is unknown."""
+        scheme, _, key = authorization.partition(b" ")
+        if scheme.lower() != b"bearer":
+            return None
+        return self._tenants.get(hashlib.sha256(key.strip()).digest())
+
+
+class FrontProtocol(HttpToolsProtocol):
+    """One client connection."""
+
+    def __init__(self, owner: gateway.Gateway, keys: Keys, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.owner = owner
+        self.keys = keys
+        self.exchange: exchange.Exchange | None = None
+        self.write_paused = False
+        # The request that is being read, where its path is hot.
+        self._path: bytes | None = None
+        self._body: bytes | list[bytes] = b""
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._in_head = True
+        self._message_tick = 0
+        self._busy_reading = False
+        # Nothing more is read from this connection: it closes after the answers that are owed.
+        self._deaf = False
+        self._close_after = False
+        self._pipelined: deque[tuple[bytes, list[tuple[bytes, bytes]], bytes, bool, bool]] = deque()
+        self.takes_chunks = True
+
+    # Connection.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop."""
+        ex, self.exchange = self.exchange, None
+        self._pipelined.clear()
+        if ex is not None:
+            ex.client_left()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Called by the transport: the client reads too slowly."""
+        self.write_paused = True
+        super().pause_writing()
+        if self.exchange is not None:
+            self.exchange.pause()
+
+    def resume_writing(self) -> None:
+        """Called by the transport: the client reads again."""
+        self.write_paused = False
+        super().resume_writing()
+        if self.exchange is not None:
+            self.exchange.resume()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        if self._deaf:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.owner.limits.max_head_bytes + len(data):
+                self._reject(Reason.HEADERS_TOO_LARGE, f"headers over {self.owner.limits.max_head_bytes} bytes")
+                return
+        super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn where the bytes are not HTTP."""
+        self._reject(Reason.BAD_REQUEST, msg)
+
+    def shutdown(self) -> None:
+        """Called by uvicorn when the server stops: finish what is owed, then close."""
+        self._close_after = True
+        if self.exchange is None and not self._pipelined and not self._busy_reading:
+            super().shutdown()
+
+    # Parser.
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._path = None
+        self._head_bytes = 0
+        self._in_head = True
+        self._busy_reading = True
+        self._message_tick = self.owner.tick
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: ours, or uvicorn's."""
+        self._in_head = False
+        if self._deaf:
+            return
+        path = _PATHS.get(self.url.partition(b"?")[0])
+        if path is None or self.parser.get_method() != b"POST":
+            self._hand_over()
+            return
+        self._path = path
+        self._body = b""
+        self._body_bytes = 0
+        for name, value in self.headers:
+            if name == b"content-length":
+                if int(value) > self.owner.limits.max_body_bytes:
+                    self._too_large()
+                    return
+            elif name == b"expect" and value.lower() == b"100-continue":
+                if self.exchange is None:
+                    self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                self._reject(Reason.BAD_REQUEST, "content-encoding is not supported: send the body as it is")
+                return
+
+    def _hand_over(self) -> None:
+        """Gives a request that is not hot to uvicorn."""
+        if self.exchange is not None or self._pipelined:
+            # Answers must keep their order; a client that pipelines across kinds has to ask again on a new connection.
+            self._deaf = self._close_after = True
+            return
+        self._busy_reading = False
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        self.headers.extend(headers)
+        for name, value in headers:
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if self._deaf:
+            return
+        if self._path is None:
+            super().on_body(body)
+            return
+        self._body_bytes += len(body)
+        if self._body_bytes > self.owner.limits.max_body_bytes:
+            self._too_large()
+        elif not self._body:
+            self._body = body
+        elif type(self._body) is list:
+            self._body.append(body)
+        else:
+            self._body = [self._body, body]  # type: ignore[list-item]
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._head_bytes = 0
+        self._in_head = True
+        if self._deaf:
+            return
+        path = self._path
+        if path is None:
+            super().on_message_complete()
+            return
+        self._busy_reading = False
+        body = self._body if type(self._body) is bytes else b"".join(self._body)  # type: ignore[arg-type]
+        self._body = b""
+        chunks = self.parser.get_http_version() != "1.0"
+        keep = self.parser.should_keep_alive()
+        if self.exchange is None and not self._pipelined and (self.cycle is None or self.cycle.response_complete):
+            self._begin(path, self.headers, body, chunks, keep)
+        elif self.exchange is None and not self._pipelined or len(self._pipelined) >= _MAX_PIPELINED:
+            self._deaf = self._close_after = True
+        else:
+            self.flow.pause_reading()
+            self._pipelined.append((path, self.headers, body, chunks, keep))
+
+    # Requests.
+
+    def _begin(self, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes, chunks: bool, keep: bool) -> None:
+        owner = self.owner
+        owner.account.requests += 1
+        self.takes_chunks = chunks
+        if not keep:
+            self._close_after = True
+        kept: list[bytes] = []
+        request_id = b""
+        authorization = b""
+        profile: profiles.Profile | None = None
+        session = b""
+        for name, value in headers:
+            if name in _DROPPED:
+                if name == b"x-request-id":
+                    request_id = value
+                elif name == b"x-penstock-policy":
+                    try:
+                        profile = profiles.by_name(value.decode("latin-1"))
+                    except profiles.UnknownProfileError as exc:
+                        self._answer_error(Reason.BAD_REQUEST, str(exc), "x-penstock-policy", b"")
+                        return
+                continue
+            if name == b"authorization":
+                authorization = value
+                if self.keys.required:
+                    continue
+            elif name == b"x-session-id":
+                session = value
+            kept.append(name + b": " + value)
+        if not request_id or len(request_id) > _MAX_ID_BYTES or not request_id.isascii() or b" " in request_id:
+            request_id = owner.new_request_id()
+        tenant = ""
+        if self.keys.required:
+            found = self.keys.tenant_of(authorization)
+            if found is None:
+                self._answer_error(Reason.UNAUTHORIZED, "a valid API key is needed: Authorization: Bearer KEY", None, request_id)
+                return
+            tenant = found
+        if owner.draining:
+            self._answer_error(Reason.DRAINING, "this gateway is stopping", None, request_id)
+            return
+        if len(owner.active) >= owner.limits.max_inflight:
+            self._answer_error(
+                Reason.OVERLOADED, f"{owner.limits.max_inflight} requests are in flight here", None, request_id
+            )
+            return
+        try:
+            feature = features.extract(path, body)
+        except features.BadRequestError as exc:
+            self._answer_error(Reason.BAD_REQUEST, str(exc), exc.param, request_id)
+            return
+        kept.append(b"x-request-id: " + request_id)
+        kept.append(b"content-length: %d\r\n\r\n" % len(body))
+        request = [_REQUEST_LINES[path], b"\r\n".join(kept), body]
+        ex = exchange.Exchange(owner, self, feature, request, request_id)
+        ex.tenant = tenant
+        ex.profile = profile
+        if session or feature.user:
+            ex.session = xxhash.xxh3_64_intdigest(session or feature.user.encode())
+        self.exchange = ex
+        ex.start()
+
+    def answer_head(self, ex: exchange.Exchange, head: framing.Head) -> bytes:
+        """Head of the answer for the client."""
+        backend = ex.backend
+        assert backend is not None
+        extra = b""
+        if not self.takes_chunks and head.length is None:
+            self._close_after = True
+        elif head.length is None and not head.chunked:
+            self._close_after = True
+        if self._close_after:
+            extra = b"connection: close\r\n"
+        headers = head.headers
+        if not self.takes_chunks and head.chunked:
+            headers = b"\r\n".join(
+                line for line in headers.split(b"\r\n") if not line.lower().startswith(b"transfer-encoding:")
+            )
+        if head.status in (429, 503) and b"retry-after:" not in headers.lower():
+            extra += b"retry-after: %d\r\n" % self.owner.limits.retry_after_s
+        return b"".join((
+            b"HTTP/1.1",
+            head.status_line[8:],
+            b"\r\nx-penstock-endpoint: ",
+            backend.id.encode(),
+            b"\r\nx-request-id: ",
+            ex.request_id,
+            b"\r\n",
+            extra,
+            headers,
+            b"\r\n",
+        ))  # fmt: skip
+
+    def cut(self, ex: exchange.Exchange, event: bytes | None, ended_event: bool) -> None:
+        """An answer that has begun cannot be finished: an error event where a stream allows one, then the end."""
+        if event is None or not ex.features.stream or self.transport.is_closing():
+            self.exchange = None
+            self.transport.abort()
+            return
+        text = b"" if ended_event else b"\n\n"
+        text += b"data: " + event + b"\n\ndata: [DONE]\n\n"
+        if self.takes_chunks:
+            text = b"%x\r\n%b\r\n0\r\n\r\n" % (len(text), text)
+        self.transport.write(text)
+        self.finished(ex)
+
+    def refuse(self, reason: Reason, message: str, param: str | None, request_id: bytes) -> None:
+        """Answers a request with an error of the gateway's own."""
+        self.owner.account.refused(str(reason))
+        if not self.transport.is_closing():
+            self.transport.write(self._error(reason, message, param, request_id, close=self._close_after))
+
+    def finished(self, ex: exchange.Exchange) -> None:
+        """The answer to `ex` is complete."""
+        if self.exchange is ex:
+            self.exchange = None
+        self._next()
+
+    def _answer_error(self, reason: Reason, message: str, param: str | None, request_id: bytes) -> None:
+        self.refuse(reason, message, param, request_id)
+        self._next()
+
+    def _next(self) -> None:
+        """After an answer: the next pipelined request, the end, or a wait for the next one."""
+        if self.transport.is_closing():
+            return
+        self.server_state.total_requests += 1
+        if self._pipelined and not (self._close_after and not self._deaf):
+            self.owner.loop.call_soon(self._start_pipelined)
+        elif self._close_after:
+            self.transport.close()
+        else:
+            self.flow.resume_reading()
+            self._message_tick = self.owner.tick
+
+    def _start_pipelined(self) -> None:
+        if self._pipelined and self.exchange is None and not self.transport.is_closing():
+            self._begin(*self._pipelined.popleft())
+
+    def check_deadlines(self, tick: int) -> None:
+        """Ends a connection that sends its request too slowly, or that has been idle for too long. Every TICK_S."""
+        if self.exchange is not None or self._deaf or (self.cycle is not None and not self.cycle.response_complete):
+            return
+        waited_s = (tick - self._message_tick) * TICK_S
+        if self._busy_reading or self._head_bytes:
+            if waited_s > self.owner.limits.body_timeout_s:
+                self._reject(Reason.REQUEST_TIMEOUT, f"the request did not arrive within {waited_s:.0f} s")
+        elif waited_s > self.owner.limits.keep_alive_s:
+            self.transport.close()
+
+    def connection_made(self, transport: Any) -> None:
+        """Called by the loop."""
+        super().connection_made(transport)
+        self._message_tick = self.owner.tick
+
+    def on_response_complete(self) -> None:
+        """Called by uvicorn after an answer of FastAPI's."""
+        self._message_tick = self.owner.tick
+        super().on_response_complete()
+
+    def _too_large(self) -> None:
+        self._reject(Reason.TOO_LARGE, f"the body is over {self.owner.limits.max_body_bytes} bytes")
+
+    def _reject(self, reason: Reason, message: str) -> None:
+        """Answers and closes: the rest of what the client sends cannot be used."""
+        self._deaf = self._close_after = True
+        if self.transport.is_closing():
+            return
+        if self.exchange is None and not self._pipelined and (self.cycle is None or self.cycle.response_complete):
+            self.owner.account.refused(str(reason))
+            self.transport.write(self._error(reason, message, None, self.owner.new_request_id(), close=True))
+            self.transport.close()
+        elif self.exchange is None and not self._pipelined:
+            self.transport.close()
+
+    def _error(self, reason: Reason, message: str, param: str | None, request_id: bytes, *, close: bool) -> bytes:
+        status = STATUS[reason]
+        body = error_body(reason, message, param)
+        extra = b"connection: close\r\n" if close else b""
+        if status in (429, 503):
+            extra += b"retry-after: %d\r\n" % self.owner.limits.retry_after_s
+        return b"HTTP/1.1 %d %b\r\ndate: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
+            status, _PHRASES[status], formatdate(time.time(), usegmt=True).encode(), len(body), request_id, extra, body,
+        )  # fmt: skip

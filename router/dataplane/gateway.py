@@ -1,0 +1,247 @@
+"""The gateway's core: routes requests over the fleet and keeps account of what is in flight.
+
+It owns no socket of its own: `front` gives it requests, `upstream` connects it to engines, and `server` ticks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import heapq
+import itertools
+import secrets
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from router.dataplane import account, features, fleet
+from router.index import blocks
+from router.policy import profiles, types
+
+if TYPE_CHECKING:
+    from router.dataplane import exchange
+
+TICK_S = 0.25
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the data plane. Times in seconds, sizes in bytes."""
+
+    max_body_bytes: int = 32 << 20
+    max_head_bytes: int = 65_536
+    max_inflight: int = 8_192
+    max_attempts: int = 4
+    connect_timeout_s: float = 2.0
+    first_byte_timeout_s: float = 600.0
+    idle_timeout_s: float = 120.0
+    total_timeout_s: float = 3_600.0
+    body_timeout_s: float = 60.0
+    keep_alive_s: float = 75.0
+    upstream_idle_s: float = 30.0
+    # Silence of an endpoint with requests in flight after which its health is asked.
+    silence_s: float = 2.0
+    retry_after_s: int = 1
+
+
+class Routed(NamedTuple):
+    """A decision as it is kept for `/debug/decisions`."""
+
+    request_id: bytes
+    model: str
+    profile: str
+    prompt_tokens: int
+    attempt: int
+    at_s: float
+    decision: types.Decision
+
+
+class NoEndpointError(Exception):
+    """No endpoint can take the request now."""
+
+
+class UnknownModelError(Exception):
+    """No endpoint serves that model."""
+
+
+class Gateway:
+    """Routing, load and account of one gateway process. One event loop owns it."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        endpoints: fleet.Fleet,
+        profile: profiles.Profile,
+        limits: Limits,
+        gateway_id: str,
+        kept_decisions: int = 2_048,
+    ) -> None:
+        self.loop = loop
+        self.fleet = endpoints
+        self.profile = profile
+        self.limits = limits
+        self.id = gateway_id
+        self.account = account.Account()
+        self.decisions: deque[Routed] = deque(maxlen=kept_decisions)
+        self.active: set[exchange.Exchange] = set()
+        # Profiles chosen per deployment (by model name); others use `profile`.
+        self.profile_of_model: dict[str, profiles.Profile] = {}
+        self.tick = 0
+        self.draining = False
+        # Placements since the last batch for the other gateways, or None where nobody listens.
+        self.placements: list[tuple[fleet.Backend, list[int], int]] | None = None
+        # Endpoints whose failure needs a probe; the prober empties it.
+        self.suspects: dict[str, fleet.Backend] = {}
+        self._prefills: list[tuple[float, int, exchange.Exchange]] = []
+        self._ids = itertools.count(1)
+        self._order = itertools.count()
+        self._id_prefix = secrets.token_hex(6).encode() + b"-"
+
+    def new_request_id(self) -> bytes:
+        """An id that no other gateway gives."""
+        return b"%b%x" % (self._id_prefix, next(self._ids))
+
+    def now_ms(self) -> float:
+        """The loop's monotonic clock, ms."""
+        return self.loop.time() * 1_000.0
+
+    def route(self, ex: exchange.Exchange, tried: int) -> fleet.Backend:
+        """Decides where `ex` goes, other than the endpoints in the bit set `tried`, and books its load there."""
+        feature = ex.features
+        pool = self.fleet.pools.get(feature.model)
+        if pool is None:
+            raise UnknownModelError(feature.model)
+        now_ms = self.now_ms()
+        if self._prefills:
+            self._settle(now_ms)
+        profile = ex.profile or self.profile_of_model.get(feature.model) or self.profile
+        observed = pool.observed
+        if tried & pool.bits:
+            observed = self._without(pool, tried)
+        if not observed.bits:
+            raise NoEndpointError(feature.model)
+        if ex.hashes is None:
+            seed = pool.seed
+            if ex.tenant or feature.salt:
+                seed = blocks.seed_of(feature.model.encode(), ex.tenant.encode(), feature.salt.encode())
+            ex.hashes = blocks.chain(feature.text, seed)
+            ex.pool = pool
+        prompt_tokens = int(len(feature.text) / (4.0 if feature.is_tokens else pool.bytes_per_token)) + 1
+        if profile.uses_prefix:
+            observed.levels = self.fleet.index.match(ex.hashes, observed.bits)
+        else:
+            observed.levels = [(0, observed.bits)]
+        request = types.Request(prompt_tokens, ex.hashes, ex.session, feature.max_tokens)
+        decision = profile.decide(request, observed, pool.state)
+        pool.state = decision.state
+        self.decisions.append(
+            Routed(ex.request_id, feature.model, profile.name, prompt_tokens, ex.attempts, now_ms / 1_000.0, decision)
+        )
+        backend = decision.endpoint
+        assert isinstance(backend, fleet.Backend)
+        self._book(ex, backend, prompt_tokens, decision.matched_tokens, now_ms)
+        return backend
+
+    def _without(self, pool: fleet.ModelPool, tried: int) -> types.Observed:
+        left = [endpoint for endpoint in pool.observed.endpoints if not endpoint.bit & tried]
+        return dataclasses.replace(pool.observed, endpoints=left, bits=pool.bits & ~tried)
+
+    def _book(self, ex: exchange.Exchange, backend: fleet.Backend, prompt: int, cached: int, now_ms: float) -> None:
+        uncached = prompt - cached
+        if uncached < 1:
+            uncached = 1
+        ex.backend = backend
+        ex.predicted_cached = cached
+        ex.prompt_tokens = prompt
+        ex.queued_tokens = uncached
+        ex.sent_ms = now_ms
+        if not ex.features.stream:
+            # Only a stream says when its prefill is over; for the rest it is predicted.
+            eta = now_ms + backend.wait_ms() + backend.base_ms + uncached * backend.ms_per_token
+            heapq.heappush(self._prefills, (eta, next(self._order), ex))
+        backend.queued_tokens += uncached
+        backend.running += 1
+        backend.kv_tokens += prompt
+        backend.active.add(ex)
+        hashes = ex.hashes
+        if hashes:
+            self.fleet.index.insert(backend.slot, hashes)
+            if self.placements is not None:
+                self.placements.append((backend, hashes, prompt))
+        self.fleet.touch(backend)
+
+    def prefilled(self, ex: exchange.Exchange) -> None:
+        """The prompt of `ex` is prefilled: it decodes from now on."""
+        backend = ex.backend
+        if backend is not None and ex.queued_tokens:
+            backend.queued_tokens -= ex.queued_tokens
+            ex.queued_tokens = 0
+            self.fleet.touch(backend)
+
+    def release(self, ex: exchange.Exchange) -> None:
+        """`ex` has left its endpoint, whatever the reason."""
+        backend = ex.backend
+        if backend is None:
+            return
+        ex.backend = None
+        backend.queued_tokens -= ex.queued_tokens
+        ex.queued_tokens = 0
+        backend.running -= 1
+        backend.kv_tokens -= ex.prompt_tokens
+        backend.active.discard(ex)
+        self.fleet.touch(backend)
+
+    def _settle(self, now_ms: float) -> None:
+        """Ends the predicted prefills whose time has come."""
+        queue = self._prefills
+        while queue and queue[0][0] <= now_ms:
+            _, _, ex = heapq.heappop(queue)
+            if ex.queued_tokens:
+                self.prefilled(ex)
+
+    def learn(self, ex: exchange.Exchange, backend: fleet.Backend, usage: object) -> None:
+        """Takes what an engine reported of a prompt: tokens per byte, and how much was really cached."""
+        prompt_tokens = usage.prompt_tokens  # type: ignore[attr-defined]
+        cached_tokens = usage.cached_tokens  # type: ignore[attr-defined]
+        feature = ex.features
+        pool = ex.pool
+        if pool is None:
+            return
+        if not feature.is_tokens:
+            pool.learn_ratio(len(feature.text), prompt_tokens)
+        if cached_tokens is not None and self.fleet.backends.get(backend.id) is backend:
+            position = len(ex.hashes or ())
+            resolution = blocks.size_of(position) / pool.bytes_per_token + (
+                backend.record.capacity.block_size_tokens or 16
+            )
+            self.fleet.index.observe_cached(backend.slot, ex.predicted_cached, cached_tokens, resolution)
+
+    def suspect(self, backend: fleet.Backend) -> None:
+        """An attempt at `backend` has failed: nothing goes there until a probe succeeds."""
+        if self.fleet.backends.get(backend.id) is not backend:
+            return
+        if backend.health is fleet.Health.OK:
+            self.fleet.set_health(backend, fleet.Health.EJECTED)
+            self.account.ejections += 1
+        self.suspects[backend.id] = backend
+
+    def readmit(self, backend: fleet.Backend) -> None:
+        """A probe has succeeded."""
+        self.suspects.pop(backend.id, None)
+        if backend.health is fleet.Health.EJECTED:
+            self.fleet.set_health(backend, fleet.Health.OK)
+            self.account.readmissions += 1
+
+    def on_tick(self) -> list[fleet.Backend]:
+        """Ends what has run out of time; returns the endpoints that have been silent for too long. Every TICK_S."""
+        self.tick += 1
+        for ex in list(self.active):
+            ex.check_deadlines(self.tick)
+        idle_ticks = int(self.limits.upstream_idle_s / TICK_S)
+        silence_ticks = int(self.limits.silence_s / TICK_S)
+        silent: list[fleet.Backend] = []
+        for backend in self.fleet.backends.values():
+            if backend.connections.idle:
+                backend.connections.expire(self.tick, idle_ticks)
+            if backend.active and self.tick - backend.last_byte_tick > silence_ticks:
+                silent.append(backend)
+        return silent
