@@ -27,8 +27,10 @@ class Keys:
         self.worker_leases = prefix + "workers:leases"
         # Counter: fencing numbers of worker registrations.
         self.worker_incarnation = prefix + "workers:incarnation"
-        # Stream of registry changes: fields op (put | del | expire), id.
+        # Stream of registry changes: fields op (put | del | expire), id, and with a put the record.
         self.registry_log = prefix + "registry:log"
+        # String: when leases were last looked through, ms by Redis' clock.
+        self.registry_swept = prefix + "registry:swept"
         # Hash and sorted set of the gateways, as for the workers.
         self.gateways = prefix + "gateways"
         self.gateway_leases = prefix + "gateways:leases"
@@ -45,7 +47,7 @@ class Keys:
         self.gateway_deltas = prefix + "gateways:deltas"
 
     def snapshot(self, requester: str) -> str:
-        """List to which peers push a snapshot of the index for `requester` (IndexSnapshot as msgpack)."""
+        """List to which peers push a snapshot of the index for `requester` (IndexPiece as msgpack)."""
         return f"{self.prefix}gateways:snapshot:{requester}"
 
 
@@ -55,11 +57,10 @@ DELTAS_MAXLEN = 4_096
 
 
 class Placement(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A prompt that was sent to an endpoint: its chain of block hashes, 8 bytes each, little endian."""
+    """A prompt that was sent to an endpoint: its chain of block hashes, 8 bytes each, little endian, first block first."""
 
     endpoint: str
     hashes: bytes
-    tokens: int
 
 
 class EndpointLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -72,26 +73,34 @@ class EndpointLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class GatewayDelta(msgspec.Struct, array_like=True, frozen=True):
-    """A batch from one gateway. `seq` rises by one in each; a gap means that something was missed."""
+    """A batch from one gateway. `seq` rises by one in each; a gap means that something was missed.
+
+    Endpoints are named `worker id/incarnation`, so that nothing said of a former incarnation is taken for the present one.
+    """
 
     version: int
     source: str
+    # Rises with each start of the source; a new epoch starts its `seq` anew.
     epoch: int
     seq: int
     placements: list[Placement]
     loads: list[EndpointLoad]
-    # Endpoint ids whose cached blocks are gone (engine restart, cache reset).
-    cleared: list[str] = []
-    # Set by a gateway that asks its peers for a snapshot of the index.
-    wants_snapshot: bool = False
+    # Whether `loads` names every endpoint with something in flight; otherwise only what changed.
+    loads_complete: bool = False
+    # The gateway that is asked for a snapshot of its index; empty for none.
+    wants_snapshot_of: str = ""
 
 
-class IndexSnapshot(msgspec.Struct, array_like=True, frozen=True):
-    """Index of a peer: per endpoint its block hashes, oldest first, as it stood after stream entry `upto`."""
+class IndexPiece(msgspec.Struct, array_like=True, frozen=True):
+    """A piece of a gateway's index: one endpoint's block hashes, least recently used first. `last` ends the snapshot."""
 
     version: int
     source: str
-    upto: str
-    endpoints: dict[str, bytes]
-    # Per source the (epoch, seq) that the snapshot includes.
-    seqs: dict[str, tuple[int, int]]
+    endpoint: str
+    hashes: bytes
+    last: bool = False
+
+
+def endpoint_key(worker_id: str, incarnation: int) -> str:
+    """Name of an endpoint in messages between gateways."""
+    return f"{worker_id}/{incarnation}"

@@ -301,7 +301,7 @@ class FrontProtocol(HttpToolsProtocol):
             self._close_after = True
         elif head.length is None and not head.chunked:
             self._close_after = True
-        if self._close_after:
+        if self._close_after and not self._pipelined:
             extra = b"connection: close\r\n"
         headers = head.headers
         if not self.takes_chunks and head.chunked:
