@@ -92,15 +92,28 @@ class Engine:
         """Queue a request. Raises RejectedRequest if it could never fit, ValueError for an id in use."""
         if request.id in self._requests:
             raise ValueError(f"request id {request.id!r} is already in the engine")
+        self.check(request)
+        request.arrival_s = now_s
+        request.order = next(self._order)
+        self._requests[request.id] = request
+        self._enqueue(request)
+
+    def loras(self) -> tuple[set[str], set[str]]:
+        """Names of the adapters of running and of waiting requests."""
+        running: set[str] = set()
+        waiting: set[str] = set()
+        for request in self._requests.values():
+            if request.lora is not None:
+                (waiting if request.state is types.State.WAITING else running).add(request.lora)
+        return running, waiting
+
+    def check(self, request: types.Request) -> None:
+        """Raise RejectedRequest if the request could never fit into the cache."""
         needed = -(-(request.prompt_tokens + request.output_tokens - 1) // self.config.block_size)
         if needed > self.config.kv_blocks:
             raise types.RejectedRequest(
                 f"request {request.id} needs {needed} KV blocks; the engine has {self.config.kv_blocks}"
             )
-        request.arrival_s = now_s
-        request.order = next(self._order)
-        self._requests[request.id] = request
-        self._enqueue(request)
 
     def abort(self, request_id: str) -> types.Request | None:
         """Forget a request and free what it holds; None if it is not here (any more)."""
@@ -219,7 +232,9 @@ class Engine:
         request.blocks = hits + self._allocate(missing)
         return True
 
-    def _prefill_chunk(self, request: types.Request, result: types.StepResult, budget: int) -> tuple[int, float]:
+    def _prefill_chunk(
+        self, request: types.Request, result: types.StepResult, budget: int
+    ) -> tuple[int, float]:
         chunk = min(request.target - request.computed, budget)
         pairs = step_model.attention_pairs(chunk, request.computed)
         request.computed += chunk

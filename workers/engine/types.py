@@ -76,6 +76,7 @@ class Request:
         "preemptions",
         "priority",
         "prompt_tokens",
+        "source",
         "state",
         "target",
     )
@@ -91,6 +92,7 @@ class Request:
         extend: ExtendHashes | None = None,
         lora: str | None = None,
         payload: object = None,
+        source: object = None,
     ) -> None:
         if prompt_tokens < 1 or output_tokens < 1:
             raise RejectedRequest(
@@ -104,7 +106,9 @@ class Request:
         self.extend = extend
         self.lora = lora
         self.payload = payload
-        """Anything of the caller's; the engine does not look at it."""
+        """Who waits for its tokens: anything of the caller's, which the engine does not look at."""
+        self.source = source
+        """Where it came from: likewise."""
         self.state = State.WAITING
         self.arrival_s = 0.0
         self.admitted_s: float | None = None
