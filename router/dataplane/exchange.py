@@ -11,7 +11,7 @@ Rules for trying again (tests/integration/router/test_failures.py):
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.api.errors import Reason, error_body
 from router.dataplane import framing, usage
@@ -34,7 +34,7 @@ class Exchange:
 
     __slots__ = (
         "attempts", "backend", "chunks", "connecting", "connection", "features", "first_byte_ms", "front", "gateway",
-        "hashes", "head", "held", "keep_upstream", "last_byte_ms", "last_tick", "pool", "predicted_cached", "prior", "profile",
+        "hashes", "head", "held", "keep_upstream", "last_byte_ms", "last_tick", "pool", "predicted_cached", "prefill", "prior", "profile",
         "prompt_tokens", "queued_tokens", "received", "remaining", "request", "request_id", "scanner", "sent_ms",
         "session", "started_ms", "started_tick", "state", "tail", "tenant", "tried", "wrote",
     )  # fmt: skip
@@ -44,13 +44,13 @@ class Exchange:
         owner: gateway.Gateway,
         client: front.FrontProtocol,
         feature: features.Features,
-        request: list[bytes],
+        request: tuple[bytes, bytes, bytes],
         request_id: bytes,
     ) -> None:
         self.gateway = owner
         self.front = client
         self.features = feature
-        # Request line, then headers without host, then the body.
+        # Request line, headers without host, body.
         self.request = request
         self.request_id = request_id
         self.tenant = ""
@@ -64,6 +64,8 @@ class Exchange:
         self.attempts = 0
         self.tried = 0
         self.predicted_cached = 0
+        # Entry of the gateway's queue of predicted prefills, while there is one.
+        self.prefill: list[Any] | None = None
         self.prompt_tokens = 0
         self.queued_tokens = 0
         self.sent_ms = 0.0

@@ -30,8 +30,49 @@ class Head(NamedTuple):
     keep_alive: bool
 
 
+# Names that are taken out of a head, or that change how it is framed; any of them needs the careful way.
+_CAREFUL = (
+    b"\r\nconnection:", b"\r\nkeep-alive:", b"\r\nx-request-id:", b"\r\ntrailer:", b"\r\nupgrade:", b"\r\nte:",
+    b"\r\nproxy-auth", b"\r\n ", b"\r\n\t",
+)  # fmt: skip
+
+
 def parse_head(raw: bytes) -> Head:
-    """Parses an answer's head, `raw` ending before the empty line. `headers` has the hop-by-hop ones taken out."""
+    """Parses an answer's head, `raw` ending before the empty line. `headers` has the hop-by-hop ones taken out.
+
+    Raises FramingError. The usual head (HTTP/1.1, one length or chunks, nothing hop-by-hop) is taken as it is.
+    """
+    lower = raw.lower()
+    for name in _CAREFUL:
+        if name in lower:
+            return _parse_carefully(raw)
+    length_at = lower.find(b"\r\ncontent-length:")
+    chunked_at = lower.find(b"\r\ntransfer-encoding: chunked")
+    line_end = raw.find(b"\r\n")
+    status = raw[9:12]
+    if (
+        not raw.startswith(b"HTTP/1.1 ")
+        or line_end < 12
+        or not status.isdigit()
+        or status < b"200"
+        or status in (b"204", b"304")
+        or (length_at < 0) == (chunked_at < 0)
+        or lower.find(b"\r\ncontent-length", length_at + 2) >= 0
+        or (chunked_at >= 0 and lower[chunked_at + 28 : chunked_at + 30] not in (b"\r\n", b""))
+        or (chunked_at < 0 and b"\r\ntransfer-encoding" in lower)
+    ):
+        return _parse_carefully(raw)
+    length: int | None = None
+    if length_at >= 0:
+        end = raw.find(b"\r\n", length_at + 17)
+        value = (raw[length_at + 17 :] if end < 0 else raw[length_at + 17 : end]).strip()
+        if not value.isdigit():
+            raise FramingError("content-length is not one number")
+        length = int(value)
+    return Head(int(status), raw[:line_end], raw[line_end + 2 :] + b"\r\n", length, length is None, True)
+
+
+def _parse_carefully(raw: bytes) -> Head:
     line_end = raw.find(b"\r\n")
     if line_end < 0:
         line_end = len(raw)

@@ -10,8 +10,9 @@ import hashlib
 import time
 from collections import deque
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import httptools
 import xxhash
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -63,6 +64,17 @@ class Keys:
         return self._tenants.get(hashlib.sha256(key.strip()).digest())
 
 
+class Prepared(NamedTuple):
+    """What a request's headers come to. `forwarded` are those that go on to the engine."""
+
+    headers: list[tuple[bytes, bytes]]
+    forwarded: bytes
+    request_id: bytes
+    tenant: str
+    profile: profiles.Profile | None
+    session: bytes
+
+
 class FrontProtocol(HttpToolsProtocol):
     """One client connection."""
 
@@ -85,6 +97,8 @@ class FrontProtocol(HttpToolsProtocol):
         self._close_after = False
         self._pipelined: deque[tuple[bytes, list[tuple[bytes, bytes]], bytes, bool, bool]] = deque()
         self.takes_chunks = True
+        self._prepared: Prepared | None = None
+        self._length = b""
 
     # Connection.
 
@@ -115,11 +129,19 @@ class FrontProtocol(HttpToolsProtocol):
         if self._deaf:
             return
         if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.owner.limits.max_head_bytes + len(data):
+            # Counts what came before in the same head: one read may bring a head with a large body behind it.
+            if self._head_bytes > self.owner.limits.max_head_bytes:
                 self._reject(Reason.HEADERS_TOO_LARGE, f"headers over {self.owner.limits.max_head_bytes} bytes")
                 return
-        super().data_received(data)
+            self._head_bytes += len(data)
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._reject(Reason.BAD_REQUEST, "this is not a valid HTTP request")
+        except httptools.HttpParserUpgrade:
+            self._reject(Reason.BAD_REQUEST, "protocol upgrades are not supported")
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn where the bytes are not HTTP."""
@@ -137,6 +159,7 @@ class FrontProtocol(HttpToolsProtocol):
         """A request begins."""
         self.url = b""
         self.headers = []
+        self._length = b""
         self.expect_100_continue = False
         self._path = None
         self._head_bytes = 0
@@ -145,8 +168,12 @@ class FrontProtocol(HttpToolsProtocol):
         self._message_tick = self.owner.tick
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self.headers.append((name.lower(), value))
+        """One header. The length is kept apart, so that the rest is the same from request to request."""
+        name = name.lower()
+        if name == b"content-length":
+            self._length = value
+        else:
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is complete: ours, or uvicorn's."""
@@ -160,12 +187,15 @@ class FrontProtocol(HttpToolsProtocol):
         self._path = path
         self._body = b""
         self._body_bytes = 0
+        if self._length and int(self._length) > self.owner.limits.max_body_bytes:
+            self._too_large()
+            return
+        prepared = self._prepared
+        if prepared is not None and prepared.headers == self.headers:
+            return
         for name, value in self.headers:
-            if name == b"content-length":
-                if int(value) > self.owner.limits.max_body_bytes:
-                    self._too_large()
-                    return
-            elif name == b"expect" and value.lower() == b"100-continue":
+            if name == b"expect" and value.lower() == b"100-continue":
+                self._prepared = None
                 if self.exchange is None:
                     self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             elif name == b"content-encoding" and value.lower() != b"identity":
@@ -183,6 +213,8 @@ class FrontProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.url = url
         self.headers.extend(headers)
+        if self._length:
+            self.headers.append((b"content-length", self._length))
         for name, value in headers:
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
@@ -230,17 +262,13 @@ class FrontProtocol(HttpToolsProtocol):
 
     # Requests.
 
-    def _begin(self, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes, chunks: bool, keep: bool) -> None:
-        owner = self.owner
-        owner.account.requests += 1
-        self.takes_chunks = chunks
-        if not keep:
-            self._close_after = True
+    def _prepare(self, headers: list[tuple[bytes, bytes]]) -> Prepared | None:
+        """What a request's headers say, or None where they were refused. Kept for the connection's next request, whose
+        headers are usually the same.
+        """
         kept: list[bytes] = []
-        request_id = b""
-        authorization = b""
+        request_id = authorization = session = b""
         profile: profiles.Profile | None = None
-        session = b""
         for name, value in headers:
             if name in _DROPPED:
                 if name == b"x-request-id":
@@ -249,8 +277,8 @@ class FrontProtocol(HttpToolsProtocol):
                     try:
                         profile = profiles.by_name(value.decode("latin-1"))
                     except profiles.UnknownProfileError as exc:
-                        self._answer_error(Reason.BAD_REQUEST, str(exc), "x-penstock-policy", b"")
-                        return
+                        self._answer_error(Reason.BAD_REQUEST, str(exc), "x-penstock-policy", self.owner.new_request_id())
+                        return None
                 continue
             if name == b"authorization":
                 authorization = value
@@ -258,16 +286,34 @@ class FrontProtocol(HttpToolsProtocol):
                     continue
             elif name == b"x-session-id":
                 session = value
-            kept.append(name + b": " + value)
-        if not request_id or len(request_id) > _MAX_ID_BYTES or not request_id.isascii() or b" " in request_id:
-            request_id = owner.new_request_id()
+            kept.append(name + b": " + value + b"\r\n")
+        if not request_id.isascii() or len(request_id) > _MAX_ID_BYTES or b" " in request_id:
+            request_id = b""
         tenant = ""
         if self.keys.required:
             found = self.keys.tenant_of(authorization)
             if found is None:
-                self._answer_error(Reason.UNAUTHORIZED, "a valid API key is needed: Authorization: Bearer KEY", None, request_id)
-                return
+                message = "a valid API key is needed: Authorization: Bearer KEY"
+                self._answer_error(Reason.UNAUTHORIZED, message, None, request_id or self.owner.new_request_id())
+                return None
             tenant = found
+        if any(name == b"expect" for name, _ in headers):
+            # Each of these wants its own interim answer.
+            headers = []
+        return Prepared(headers, b"".join(kept), request_id, tenant, profile, session)
+
+    def _begin(self, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes, chunks: bool, keep: bool) -> None:
+        owner = self.owner
+        owner.account.requests += 1
+        self.takes_chunks = chunks
+        if not keep:
+            self._close_after = True
+        prepared = self._prepared
+        if prepared is None or prepared.headers != headers:
+            self._prepared = prepared = self._prepare(headers)
+            if prepared is None:
+                return
+        request_id = prepared.request_id or owner.new_request_id()
         if owner.draining:
             self._answer_error(Reason.DRAINING, "this gateway is stopping", None, request_id)
             return
@@ -281,14 +327,13 @@ class FrontProtocol(HttpToolsProtocol):
         except features.BadRequestError as exc:
             self._answer_error(Reason.BAD_REQUEST, str(exc), exc.param, request_id)
             return
-        kept.append(b"x-request-id: " + request_id)
-        kept.append(b"content-length: %d\r\n\r\n" % len(body))
-        request = [_REQUEST_LINES[path], b"\r\n".join(kept), body]
-        ex = exchange.Exchange(owner, self, feature, request, request_id)
-        ex.tenant = tenant
-        ex.profile = profile
-        if session or feature.user:
-            ex.session = xxhash.xxh3_64_intdigest(session or feature.user.encode())
+        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (prepared.forwarded, request_id, len(body))
+        ex = exchange.Exchange(owner, self, feature, (_REQUEST_LINES[path], head, body), request_id)
+        ex.tenant = prepared.tenant
+        ex.profile = prepared.profile
+        session = prepared.session or feature.user.encode()
+        if session:
+            ex.session = xxhash.xxh3_64_intdigest(session)
         self.exchange = ex
         ex.start()
 

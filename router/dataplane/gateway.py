@@ -11,7 +11,7 @@ import heapq
 import itertools
 import secrets
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from router.dataplane import account, features, fleet
 from router.index import blocks
@@ -73,7 +73,7 @@ class Gateway:
         profile: profiles.Profile,
         limits: Limits,
         gateway_id: str,
-        kept_decisions: int = 2_048,
+        kept_decisions: int = 512,
     ) -> None:
         self.loop = loop
         self.fleet = endpoints
@@ -91,7 +91,8 @@ class Gateway:
         self.placements: list[tuple[fleet.Backend, list[int], int]] | None = None
         # Endpoints whose failure needs a probe; the prober empties it.
         self.suspects: dict[str, fleet.Backend] = {}
-        self._prefills: list[tuple[float, int, exchange.Exchange]] = []
+        # (predicted end in ms, order, exchange or None once it is over), a heap.
+        self._prefills: list[list[Any]] = []
         self._ids = itertools.count(1)
         self._order = itertools.count()
         self._id_prefix = secrets.token_hex(6).encode() + b"-"
@@ -157,7 +158,8 @@ class Gateway:
         if not ex.features.stream:
             # Only a stream says when its prefill is over; for the rest it is predicted.
             eta = now_ms + backend.wait_ms() + backend.base_ms + uncached * backend.ms_per_token
-            heapq.heappush(self._prefills, (eta, next(self._order), ex))
+            ex.prefill = prefill = [eta, next(self._order), ex]
+            heapq.heappush(self._prefills, prefill)
         backend.queued_tokens += uncached
         backend.running += 1
         backend.kv_tokens += prompt
@@ -183,6 +185,9 @@ class Gateway:
         if backend is None:
             return
         ex.backend = None
+        prefill, ex.prefill = ex.prefill, None
+        if prefill is not None:
+            prefill[2] = None
         backend.queued_tokens -= ex.queued_tokens
         ex.queued_tokens = 0
         backend.running -= 1
@@ -194,8 +199,8 @@ class Gateway:
         """Ends the predicted prefills whose time has come."""
         queue = self._prefills
         while queue and queue[0][0] <= now_ms:
-            _, _, ex = heapq.heappop(queue)
-            if ex.queued_tokens:
+            ex = heapq.heappop(queue)[2]
+            if ex is not None:
                 self.prefilled(ex)
 
     def learn(self, ex: exchange.Exchange, backend: fleet.Backend, usage: object) -> None:

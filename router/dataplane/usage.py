@@ -8,6 +8,11 @@ from typing import NamedTuple
 _PROMPT = re.compile(rb'"prompt_tokens":\s*(\d{1,12})')
 _COMPLETION = re.compile(rb'"completion_tokens":\s*(\d{1,12})')
 _CACHED = re.compile(rb'"cached_tokens":\s*(\d{1,12})')
+# The order in which vLLM and OpenAI write it: one look instead of three.
+_USUAL = re.compile(
+    rb'"usage":\{"prompt_tokens":(\d{1,12}),(?:"total_tokens":\d+,)?"completion_tokens":(\d{1,12})'
+    rb'(?:,"total_tokens":\d+)?(?:\}|,"prompt_tokens_details":(?:null|\{"cached_tokens":(\d{1,12})))'
+)
 
 
 class Usage(NamedTuple):
@@ -23,6 +28,10 @@ def find(tail: bytes) -> Usage | None:
     start = tail.rfind(b'"usage":')
     if start < 0:
         return None
+    usual = _USUAL.match(tail, start)
+    if usual is not None:
+        cached_tokens = usual[3]
+        return Usage(int(usual[1]), int(usual[2]), None if cached_tokens is None else int(cached_tokens))
     prompt = _PROMPT.search(tail, start)
     if prompt is None:
         return None
