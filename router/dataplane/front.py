@@ -162,7 +162,6 @@ class FrontProtocol(HttpToolsProtocol):
         self._length = b""
         self.expect_100_continue = False
         self._path = None
-        self._head_bytes = 0
         self._in_head = True
         self._busy_reading = True
         self._message_tick = self.owner.tick
@@ -179,6 +178,10 @@ class FrontProtocol(HttpToolsProtocol):
         """The head is complete: ours, or uvicorn's."""
         self._in_head = False
         if self._deaf:
+            return
+        limit = self.owner.limits.max_head_bytes
+        if self._head_bytes > limit and sum(len(name) + len(value) + 4 for name, value in self.headers) > limit:
+            self._reject(Reason.HEADERS_TOO_LARGE, f"headers over {limit} bytes")
             return
         path = _PATHS.get(self.url.partition(b"?")[0])
         if path is None or self.parser.get_method() != b"POST":
