@@ -32,7 +32,7 @@ Behaviour = Callable[[Received], Awaitable[None]]
 
 
 def answer(
-    content: str = "hello", *, status: str = "200 OK", prompt_tokens: int = 20, cached_tokens: int = 0, headers: str = ""
+    content: str = "hello", *, status: str = "200 OK", prompt_tokens: int = 20, cached_tokens: int | None = None, headers: str = ""
 ) -> Behaviour:
     """A whole answer with its length."""
 
@@ -41,7 +41,7 @@ def answer(
             "prompt_tokens": prompt_tokens,
             "total_tokens": prompt_tokens + 1,
             "completion_tokens": 1,
-            "prompt_tokens_details": {"cached_tokens": cached_tokens},
+            "prompt_tokens_details": None if cached_tokens is None else {"cached_tokens": cached_tokens},
         }
         choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
         body = orjson.dumps({"id": "x", "object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage})

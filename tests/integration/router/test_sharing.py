@@ -1,0 +1,193 @@
+"""Gateways share placements and load over a real Redis, and go on without it."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis.asyncio as aioredis
+
+from penstock.api import types, wire
+from penstock.runtime import clock as clocks
+from penstock.runtime import embedded_redis, registry
+from tests.support import gateways, scripted_engine
+
+PROMPT = "shared words " * 400
+
+
+class Fleet:
+    """Two engines, registered in a Redis of the test's own, and kept there by a heartbeat."""
+
+    def __init__(self, server: embedded_redis.EmbeddedRedis) -> None:
+        self.redis = server
+        self.engines = [scripted_engine.ScriptedEngine() for _ in range(2)]
+        self.client = aioredis.Redis.from_url(server.url)
+        self.store = registry.RedisRegistry(self.client, wire.Keys("default"))
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Starts and registers the engines."""
+        for engine in self.engines:
+            await engine.start()
+        await self._register()
+        self._task = asyncio.create_task(self._renew())
+
+    async def stop(self) -> None:
+        """Stops everything."""
+        if self._task is not None:
+            self._task.cancel()
+        for engine in self.engines:
+            await engine.stop()
+        await self.client.aclose()
+
+    def record(self, number: int) -> types.WorkerRecord:
+        """Record of one engine."""
+        return types.WorkerRecord(
+            id=f"w{number}",
+            incarnation=1,
+            deployment="d",
+            model="m",
+            endpoint=types.Endpoint(host="127.0.0.1", port=self.engines[number].port),
+            state=types.WorkerState.READY,
+            engine="sim",
+        )
+
+    async def _register(self) -> None:
+        for number in range(len(self.engines)):
+            await self.store.register(self.record(number), 3.0)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            try:
+                for number in range(len(self.engines)):
+                    if not await self.store.renew(f"w{number}", 1, 3.0):
+                        await self._register()
+            except Exception:  # noqa: BLE001 - Redis is down in some tests; the next round finds it again
+                continue
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Settings of a gateway over this fleet."""
+        return {"id": name, "redis_url": self.redis.url, "share": {"interval_s": 0.01}}
+
+
+@pytest.fixture
+async def fleet(tmp_path: pathlib.Path) -> AsyncIterator[Fleet]:
+    server = embedded_redis.EmbeddedRedis(tmp_path, clocks.SystemClock())
+    await server.start()
+    started = Fleet(server)
+    await started.start()
+    yield started
+    await started.stop()
+    await server.stop()
+
+
+async def _endpoint_of(gateway: gateways.Running, content: str) -> str:
+    return str((await gateway.chat(content)).headers["x-penstock-endpoint"])
+
+
+async def _blocks(gateway: gateways.Running) -> int:
+    return int(await gateway.metric("penstock_gateway_index_blocks"))
+
+
+async def test_placement_of_one_gateway_is_known_to_the_other(fleet: Fleet) -> None:
+    """A prompt that one gateway placed is sent to the same endpoint by the other."""
+    async with gateways.running(**fleet.settings("a")) as first, gateways.running(**fleet.settings("b")) as second:
+        for number in range(8):
+            content = f"{number} {PROMPT}"
+            before = await _blocks(second)
+            placed = await _endpoint_of(first, content)
+            await gateways.until(lambda before=before: _more_blocks(second, before))
+            assert await _endpoint_of(second, content) == placed
+
+
+async def _more_blocks(gateway: gateways.Running, before: int) -> bool:
+    return await _blocks(gateway) > before
+
+
+async def test_gateway_that_starts_takes_a_snapshot(fleet: Fleet) -> None:
+    """A gateway that starts later knows what the others placed before."""
+    async with gateways.running(**fleet.settings("a")) as first:
+        placed = [await _endpoint_of(first, f"{number} {PROMPT}") for number in range(6)]
+        known = await _blocks(first)
+        async with gateways.running(**fleet.settings("b")) as second:
+            await gateways.until(lambda: _has_blocks(second, known))
+            assert [await _endpoint_of(second, f"{number} {PROMPT}") for number in range(6)] == placed
+
+
+async def _has_blocks(gateway: gateways.Running, count: int) -> bool:
+    return await _blocks(gateway) == count
+
+
+async def test_gap_is_noticed_and_repaired(fleet: Fleet) -> None:
+    """Batches that were trimmed away before they were read are asked for again, as a whole."""
+    async with gateways.running(**fleet.settings("a")) as first, gateways.running(**fleet.settings("b")) as second:
+        await _endpoint_of(first, "0 " + PROMPT)
+        await gateways.until(lambda: _more_blocks(second, 0))
+        # The stream is pulled away while the first gateway writes: the second misses batches.
+        await fleet.client.execute_command("CLIENT", "PAUSE", "150", "WRITE")
+        keys = wire.Keys("default")
+        for number in range(1, 12):
+            await _endpoint_of(first, f"{number} {PROMPT}")
+            await fleet.client.xtrim(keys.gateway_deltas, maxlen=0, approximate=False)
+        known = await _blocks(first)
+        await gateways.until(lambda: _has_blocks(second, known), what="the repair")
+
+
+async def test_load_of_one_gateway_is_seen_by_the_other(fleet: Fleet) -> None:
+    """Requests in flight at one gateway count in the other's decisions, and are gone when they end or it dies."""
+    for engine in fleet.engines:
+        engine.behaviour = scripted_engine.never
+    async with gateways.running(**fleet.settings("a")) as first:
+        async with gateways.running(**fleet.settings("b")) as second:
+            waiting = [asyncio.create_task(second.chat(f"{number}", stream=True)) for number in range(4)]
+            await gateways.until(lambda: _peer_running(first, 4))
+            for request in waiting[:2]:
+                request.cancel()
+            await gateways.until(lambda: _peer_running(first, 2))
+            for request in waiting[2:]:
+                request.cancel()
+        await gateways.until(lambda: _peer_running(first, 0))
+
+
+async def _peer_running(gateway: gateways.Running, count: int) -> bool:
+    rows = (await gateway.admin.get("/debug/endpoints")).json()["endpoints"]
+    return sum(row["peer_running"] for row in rows) == count
+
+
+async def test_gateways_go_on_without_redis_and_say_so(fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    """With Redis gone requests are answered over the last known workers; the degraded mode is visible, and ends."""
+    async with gateways.running(**fleet.settings("a")) as gateway:
+        assert (await gateway.chat()).status_code == 200
+        port = int(fleet.redis.url.rpartition(":")[2].partition("/")[0])
+        password = fleet.redis.url.partition("://")[2].partition("@")[0].rpartition(":")[2]
+        await fleet.redis.stop()
+        await gateways.until(lambda: _degraded(gateway, "registry-lost"), 15)
+        answers = [await gateway.chat(str(number)) for number in range(10)]
+        assert [answer.status_code for answer in answers] == [200] * 10
+        ready = (await gateway.client.get("/readyz")).json()
+        assert any("registry-lost" in line for line in ready["degraded"])
+        # The same address and password, as a Redis that restarts empty has.
+        restarted = await asyncio.create_subprocess_exec(
+            str(embedded_redis.find_binary()), "--port", str(port), "--bind", "127.0.0.1", "--requirepass", password,
+            "--save", "", "--dir", str(tmp_path),
+            stdout=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            await gateways.until(lambda: _healthy(gateway), 15, "the return of Redis")
+            assert (await gateway.chat()).status_code == 200
+        finally:
+            restarted.terminate()
+            await restarted.wait()
+
+
+async def _degraded(gateway: gateways.Running, mode: str) -> bool:
+    state = (await gateway.admin.get("/debug/state")).json()
+    return any(line.startswith(mode) for line in state["degraded"])
+
+
+async def _healthy(gateway: gateways.Running) -> bool:
+    return not (await gateway.admin.get("/debug/state")).json()["degraded"]
