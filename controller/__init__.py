@@ -1,0 +1,1 @@
+"""The control-plane process, the command line and what a person sees."""

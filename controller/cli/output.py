@@ -1,0 +1,78 @@
+"""How commands print: tables on a terminal, plain columns otherwise, JSON for machines."""
+
+import pathlib
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+import orjson
+import rich.console
+import rich.table
+import rich.text
+
+
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """A person looks at the stream (standard output by default)."""
+    return (stream or sys.stdout).isatty()
+
+
+def text(value: Any, digits: int = 1) -> str:
+    """One cell: an unknown value is `-`, a number is short, a fraction has `digits` digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def table(
+    rows: Iterable[Sequence[Any]],
+    columns: Sequence[str],
+    title: str | None = None,
+    stream: TextIO | None = None,
+) -> None:
+    """Print rows under named columns; numbers to the right."""
+    cells = [tuple(row) for row in rows]
+    right = [
+        all(row[i] is None or isinstance(row[i], int | float) for row in cells) for i in range(len(columns))
+    ]
+    shown = [[text(value) for value in row] for row in cells]
+    out = stream or sys.stdout
+    if not is_terminal(out):
+        _plain(shown, columns, right, title, out)
+        return
+    drawn = rich.table.Table(title=title, title_justify="left")
+    for name, is_right in zip(columns, right, strict=True):
+        drawn.add_column(name, justify="right" if is_right else "left")
+    for row in shown:
+        drawn.add_row(*(rich.text.Text(cell) for cell in row))
+    rich.console.Console(file=out).print(drawn)
+
+
+def emit_json(value: Any, to: str = "-") -> None:
+    """Write JSON to the file `to`, or to standard output for `-`."""
+    data = orjson.dumps(
+        value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    )
+    if to == "-":
+        sys.stdout.write(data.decode() + "\n")
+        sys.stdout.flush()
+    else:
+        pathlib.Path(to).write_bytes(data + b"\n")
+
+
+def _plain(
+    shown: list[list[str]], columns: Sequence[str], right: list[bool], title: str | None, out: TextIO
+) -> None:
+    if title:
+        out.write(title + "\n")
+    lines = [list(columns), *shown]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(line, widths, right, strict=True)
+        ]
+        out.write("  ".join(cells).rstrip() + "\n")

@@ -1,0 +1,1 @@
+"""Open-loop load from traces against any OpenAI server, and what came back, measured."""
