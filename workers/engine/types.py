@@ -1,12 +1,12 @@
 """What goes into the engine model and what comes out of a step."""
 
 import enum
-from collections.abc import Callable, Sequence as SequenceOf
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from workers.engine.block_pool import Block, Hash
 
-ExtendHashes = Callable[[int, int], SequenceOf[Hash]]
+ExtendHashes = Callable[[int, int], Sequence[Hash]]
 """(first block, count) -> chained hashes of blocks that hold generated tokens."""
 
 
@@ -86,7 +86,7 @@ class Request:
         id: str,
         prompt_tokens: int,
         output_tokens: int,
-        hashes: SequenceOf[Hash] = (),
+        hashes: Sequence[Hash] = (),
         *,
         priority: int = 0,
         extend: ExtendHashes | None = None,
@@ -136,7 +136,7 @@ class BlocksStored:
 
     request: Request
     first_block: int
-    hashes: SequenceOf[Hash]
+    hashes: Sequence[Hash]
     parent: Hash | None
 
 
@@ -144,7 +144,7 @@ class BlocksStored:
 class BlocksRemoved:
     """The blocks with these hashes were evicted."""
 
-    hashes: SequenceOf[Hash]
+    hashes: Sequence[Hash]
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,10 +175,10 @@ class Driver:
                     self._token(stream, now_s)
         self._token_s = now_s
         for request in result.finished:
-            stream = self._streams.pop(request.id, None)
-            if stream is not None:
-                self._observe_end(stream, now_s)
-                stream.end(aborted=False)
+            ended = self._streams.pop(request.id, None)
+            if ended is not None:
+                self._observe_end(ended, now_s)
+                ended.end(aborted=False)
 
     def _token(self, stream: Stream, now_s: float) -> None:
         stream.ready += 1

@@ -1,5 +1,7 @@
 """Errors in OpenAI's shape, with vLLM's words."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 
@@ -34,24 +36,16 @@ def unavailable(message: str) -> ApiError:
     return ApiError(503, "ServiceUnavailableError", message, None)
 
 
-def unknown_model(model: str) -> ApiError:
-    """404 for a model that is not served."""
-    return not_found(f"The model `{model}` does not exist.", "model")
+def unknown_model(model: str, served: Sequence[str]) -> ApiError:
+    """404 for a model that is not served; says what is."""
+    return not_found(f"The model `{model}` does not exist. Valid aliases: {', '.join(served)}.", "model")
 
 
-def context_length(limit_tokens: int, prompt_tokens: int, output_tokens: int | None) -> ApiError:
-    """400 for a request longer than the model's context."""
-    head = f"This model's maximum context length is {limit_tokens} tokens. However, "
-    tail = "Please reduce the length of the input prompt"
-    if output_tokens is None:
-        message = (
-            f"{head}your prompt contains {prompt_tokens} input tokens, which exceeds this limit even without any"
-            f" output tokens. {tail}."
-        )
-    else:
-        message = (
-            f"{head}you requested {output_tokens} output tokens and your prompt contains {prompt_tokens} input"
-            f" tokens, for a total of {prompt_tokens + output_tokens} tokens."
-            f" {tail} or the number of requested output tokens."
-        )
+def context_length(limit_tokens: int, prompt_tokens: int) -> ApiError:
+    """400 for a prompt that fills the model's whole context."""
+    message = (
+        f"This model's maximum context length is {limit_tokens} tokens. However, your prompt contains"
+        f" {prompt_tokens} input tokens, which exceeds this limit even without any output tokens."
+        f" Please reduce the length of the input prompt. (parameter=input_tokens, value={prompt_tokens})"
+    )
     return bad_request(message, "input_tokens")

@@ -1,7 +1,8 @@
 """KV cache events over ZMQ in vLLM's wire format (vllm/distributed/kv_events.py), with replay.
 
 PUB sends [topic, sequence (8 bytes big-endian), msgpack [timestamp, events, data-parallel rank]]. A replay request
-[sequence] to the ROUTER is answered by each buffered batch from there on, and an end marker with sequence -1.
+["", sequence] to the ROUTER is answered by ["", topic, sequence, payload] for each buffered batch from there on, and
+an end marker with sequence -1.
 """
 
 import asyncio
@@ -42,16 +43,17 @@ class KvPublisher:
         self._sequence = 0
         self._buffer: collections.deque[tuple[int, bytes]] = collections.deque(maxlen=buffer_steps)
         self._encoder = msgspec.msgpack.Encoder()
-        self._context = zmq.asyncio.Context()
-        self._pub = self._context.socket(zmq.PUB, socket_class=zmq.Socket)
+        self._context = zmq.Context()
+        self._pub = self._context.socket(zmq.PUB)
         self._pub.set_hwm(100_000)
         self.port = _bind(self._pub, host, port)
         self.replay_port: int | None = None
         self._router: zmq.asyncio.Socket | None = None
         self._task: asyncio.Task[None] | None = None
         if replay_port is not None:
-            self._router = self._context.socket(zmq.ROUTER)
-            self.replay_port = _bind(self._router, host, replay_port)
+            router = self._context.socket(zmq.ROUTER)
+            self.replay_port = _bind(router, host, replay_port)
+            self._router = zmq.asyncio.Socket(router)
 
     def start(self) -> None:
         """Begin to answer replay requests, in the running loop."""
@@ -99,14 +101,13 @@ class KvPublisher:
         while True:
             frames = await router.recv_multipart()
             identity, start = frames[0], frames[-1]
-            if len(start) != 8:
+            if len(frames) != 3 or len(start) != 8:
                 continue
             first = int.from_bytes(start, "big")
-            # A REQ client wants the empty delimiter back, a DEALER does not send it.
-            head = [identity, b""] if len(frames) == 3 else [identity]
+            head = [identity, b""]
             for sequence, payload in [item for item in self._buffer if item[0] >= first]:
                 await router.send_multipart([*head, self._topic, sequence.to_bytes(8, "big"), payload])
-            await router.send_multipart([*head, self._topic, END, b""])
+            await router.send_multipart([*head, b"", END, b""])
 
 
 def _bind(socket: zmq.Socket[Any], host: str, port: int) -> int:

@@ -62,10 +62,10 @@ class Histogram:
     def lines(self, name: str, labels: str) -> Iterable[str]:
         """The exposition lines."""
         total = 0
-        for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
+        edges = [str(float(bound)) for bound in self._bounds]
+        for edge, count in zip((*edges, "+Inf"), self._counts, strict=True):
             total += count
-            le = bound if isinstance(bound, str) else float(bound)
-            yield f'{name}_bucket{{{labels},le="{le}"}} {float(total)}'
+            yield f'{name}_bucket{{{labels},le="{edge}"}} {float(total)}'
         yield f"{name}_count{{{labels}}} {float(total)}"
         yield f"{name}_sum{{{labels}}} {self.sum}"
 

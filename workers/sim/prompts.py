@@ -76,16 +76,15 @@ class Planner:
             return None
         if model in self.loras:
             return model
-        raise errors.unknown_model(model)
+        raise errors.unknown_model(model, [self._config.model, *self.loras])
 
     def plan(self, request_id: str, prompt: Prompt, body: schema.Sampling, max_tokens: int | None) -> Plan:
         """Decide the answer's length, and make the engine's request. Raises errors.ApiError if it is too long."""
         limit = self._config.max_model_len
         if prompt.tokens >= limit:
-            raise errors.context_length(limit, prompt.tokens, None)
-        if max_tokens is not None and prompt.tokens + max_tokens > limit:
-            raise errors.context_length(limit, prompt.tokens, max_tokens)
-        most = max_tokens if max_tokens is not None else limit - prompt.tokens
+            raise errors.context_length(limit, prompt.tokens)
+        # vLLM cuts an answer that would outgrow the context, rather than refuse the request.
+        most = min(max_tokens or limit, limit - prompt.tokens)
         if body.min_tokens > most:
             raise errors.bad_request(
                 f"min_tokens must be less than or equal to max_tokens={most}, got {body.min_tokens}.",

@@ -41,7 +41,8 @@ class Sampling(msgspec.Struct, kw_only=True):
 class CompletionRequest(Sampling, kw_only=True):
     """`/v1/completions`."""
 
-    prompt: str | list[int] | list[str] | list[list[int]] | Any
+    prompt: Any
+    """A text or token ids, or a list of one of either."""
 
 
 class Message(msgspec.Struct, kw_only=True):

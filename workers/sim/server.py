@@ -111,6 +111,7 @@ class SimServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=self.settings.keep_alive_s,
             )
         )
