@@ -1,0 +1,62 @@
+# Targets set up what they need; `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENGINE ?= sim
+UP_ARGS ?=
+PYTEST_ARGS ?=
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup up test test-all test-vllm check format generate lock bench vllm clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: $(STAMP) ## Virtual environment with the project and its command, .venv/bin/penstock
+
+$(STAMP): requirements.lock pyproject.toml tools/setup.sh
+	PYTHON="$(PYTHON)" bash tools/setup.sh "$(VENV)"
+	@touch $@
+
+up: setup ## A local fleet that answers OpenAI requests (ENGINE=sim|vllm, UP_ARGS="--workers 4"); Ctrl-C stops it
+	@if [ "$(ENGINE)" = vllm ]; then $(BIN)/python -m workers.vllm.install; fi
+	@exec $(BIN)/penstock up --engine "$(ENGINE)" $(UP_ARGS)
+
+test: setup ## The tests (without those that need a vLLM engine)
+	$(BIN)/python -m pytest -m "not vllm" $(PYTEST_ARGS)
+
+vllm: setup ## A vLLM engine for CPU in .venv-vllm (5.8 GB)
+	$(BIN)/python -m workers.vllm.install
+
+test-vllm: vllm ## The tests on real vLLM engines
+	$(BIN)/python -m pytest -m vllm $(PYTEST_ARGS)
+
+check: setup ## Format, lint, types, import contracts, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/protogen.py --check
+	$(BIN)/python tools/configdoc.py --check
+	$(BIN)/python tools/lockcheck.py
+
+format: setup ## Formats the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+generate: setup ## Writes the generated files (protos, configuration reference)
+	$(BIN)/python tools/protogen.py
+	$(BIN)/python tools/configdoc.py
+
+lock: setup ## Resolves the dependencies anew into requirements.lock
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra all --group dev --universal --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --no-header --no-annotate --python-version 3.11 -o requirements.lock
+
+bench: setup ## The gateway's CPU time per request, beside sglang-router
+	$(BIN)/python -m benchmarks.gateway
+
+clean: ## Removes what the other targets made
+	rm -rf $(VENV) .venv-vllm .venv-bench build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
