@@ -138,6 +138,13 @@ class GatewayRecord(_ReadBack):
     degraded: tuple[str, ...] = ()
 
 
+class RegisteredGateway(_ReadBack):
+    """A gateway's record with what its lease says, as for a worker."""
+
+    record: GatewayRecord
+    lease_left_s: float | None = None
+
+
 class SloClass(_Written):
     """Latency targets of a class of requests, each met by `quantile` of them."""
 
