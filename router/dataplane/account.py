@@ -29,7 +29,15 @@ class Histogram:
 class ModelAccount:
     """Account of one model."""
 
-    __slots__ = ("cached_tokens", "completion_tokens", "e2e_s", "gap_s", "predicted_cached_tokens", "prompt_tokens", "ttft_s")
+    __slots__ = (
+        "cached_tokens",
+        "completion_tokens",
+        "e2e_s",
+        "gap_s",
+        "predicted_cached_tokens",
+        "prompt_tokens",
+        "ttft_s",
+    )
 
     def __init__(self) -> None:
         self.ttft_s = Histogram(LATENCY_BOUNDS_S)

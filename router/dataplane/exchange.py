@@ -193,9 +193,7 @@ class Exchange:
         self.keep_upstream = head.keep_alive
         if head.chunked:
             self.state = _CHUNKED
-            self.scanner = framing.ChunkScanner(
-                framing.WHOLE_CHUNK_BYTES if self.front.takes_chunks else 1 << 62
-            )
+            self.scanner = framing.ChunkScanner(framing.WHOLE_CHUNK_BYTES if self.front.takes_chunks else 1 << 62)
             if rest:
                 self._chunks(rest)
         elif head.length is None:
@@ -327,7 +325,9 @@ class Exchange:
             totals.ttft_s.observe((self.first_byte_ms - self.started_ms) / 1_000.0)
             if self.chunks > 1:
                 totals.gap_s.observe((now_ms - self.first_byte_ms) / 1_000.0 / (self.chunks - 1))
-        found = usage.find(self.prior[-_TAIL_BYTES:] + self.tail[-_TAIL_BYTES:] if self.prior else self.tail[-_TAIL_BYTES:])
+        found = usage.find(
+            self.prior[-_TAIL_BYTES:] + self.tail[-_TAIL_BYTES:] if self.prior else self.tail[-_TAIL_BYTES:]
+        )
         if found is not None:
             totals.prompt_tokens += found.prompt_tokens
             totals.completion_tokens += found.completion_tokens or 0

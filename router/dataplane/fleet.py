@@ -137,8 +137,10 @@ class Fleet:
 
     def set_health(self, backend: Backend, health: Health) -> None:
         """Changes whether requests go to an endpoint."""
-        if backend.health is health and backend.pools and backend.pools[0].bits & backend.bit == (
-            backend.bit if health is Health.OK else 0
+        if (
+            backend.health is health
+            and backend.pools
+            and backend.pools[0].bits & backend.bit == (backend.bit if health is Health.OK else 0)
         ):
             return
         backend.health = health

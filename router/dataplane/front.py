@@ -7,7 +7,6 @@ limits and graceful shutdown.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import deque
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -158,7 +157,7 @@ class FrontProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self.url = b""
-        self.headers = []
+        self.headers: list[tuple[bytes, bytes]] = []
         self._length = b""
         self.expect_100_continue = False
         self._path = None
@@ -257,7 +256,7 @@ class FrontProtocol(HttpToolsProtocol):
         keep = self.parser.should_keep_alive()
         if self.exchange is None and not self._pipelined and (self.cycle is None or self.cycle.response_complete):
             self._begin(path, self.headers, body, chunks, keep)
-        elif self.exchange is None and not self._pipelined or len(self._pipelined) >= _MAX_PIPELINED:
+        elif (self.exchange is None and not self._pipelined) or len(self._pipelined) >= _MAX_PIPELINED:
             self._deaf = self._close_after = True
         else:
             self.flow.pause_reading()
@@ -280,7 +279,9 @@ class FrontProtocol(HttpToolsProtocol):
                     try:
                         profile = profiles.by_name(value.decode("latin-1"))
                     except profiles.UnknownProfileError as exc:
-                        self._answer_error(Reason.BAD_REQUEST, str(exc), "x-penstock-policy", self.owner.new_request_id())
+                        self._answer_error(
+                            Reason.BAD_REQUEST, str(exc), "x-penstock-policy", self.owner.new_request_id()
+                        )
                         return None
                 continue
             if name == b"authorization":
@@ -345,9 +346,7 @@ class FrontProtocol(HttpToolsProtocol):
         backend = ex.backend
         assert backend is not None
         extra = b""
-        if not self.takes_chunks and head.length is None:
-            self._close_after = True
-        elif head.length is None and not head.chunked:
+        if (not self.takes_chunks and head.length is None) or (head.length is None and not head.chunked):
             self._close_after = True
         if self._close_after and not self._pipelined:
             extra = b"connection: close\r\n"
@@ -460,5 +459,5 @@ class FrontProtocol(HttpToolsProtocol):
         if status in (429, 503):
             extra += b"retry-after: %d\r\n" % self.owner.limits.retry_after_s
         return b"HTTP/1.1 %d %b\r\ndate: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
-            status, _PHRASES[status], formatdate(time.time(), usegmt=True).encode(), len(body), request_id, extra, body,
+            status, _PHRASES[status], formatdate(usegmt=True).encode(), len(body), request_id, extra, body,
         )  # fmt: skip

@@ -13,7 +13,7 @@ import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from router.dataplane import account, features, fleet
+from router.dataplane import account, fleet
 from router.index import blocks
 from router.policy import profiles, types
 

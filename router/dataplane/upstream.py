@@ -78,7 +78,18 @@ class Connection(asyncio.Protocol):
 class Connections:
     """The connections of one endpoint."""
 
-    __slots__ = ("_loop", "_pending", "connect_timeout_s", "host", "host_header", "idle", "max_idle", "port", "tick", "tls")
+    __slots__ = (
+        "_loop",
+        "_pending",
+        "connect_timeout_s",
+        "host",
+        "host_header",
+        "idle",
+        "max_idle",
+        "port",
+        "tick",
+        "tls",
+    )
 
     def __init__(
         self,

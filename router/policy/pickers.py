@@ -10,7 +10,7 @@ _MASK = (1 << 64) - 1
 def lowest(scores: Sequence[float], state: int) -> int:
     """Index of the lowest score; equal ones are taken in turn, by `state`."""
     best = min(scores)
-    if scores.count(best) == 1:  # type: ignore[attr-defined]
+    if scores.count(best) == 1:
         return scores.index(best)
     ties = [position for position, score in enumerate(scores) if score == best]
     return ties[state % len(ties)]

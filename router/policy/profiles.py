@@ -51,15 +51,11 @@ def default(request: types.Request, observed: types.Observed, state: int) -> typ
     )
 
 
-def _least_of(
-    candidates: list[types.Endpoint], observed: types.Observed, state: int, reason: str
-) -> types.Decision:
+def _least_of(candidates: list[types.Endpoint], observed: types.Observed, state: int, reason: str) -> types.Decision:
     scores = scorers.requests(candidates)
     best = pickers.lowest(scores, state)
     matched = filters.matched_tokens(observed, [candidates[best]])[0]
-    return types.Decision(
-        candidates[best], matched, candidates, ("requests",), (scores,), reason, pickers.mix(state)
-    )
+    return types.Decision(candidates[best], matched, candidates, ("requests",), (scores,), reason, pickers.mix(state))
 
 
 def least_request(request: types.Request, observed: types.Observed, state: int) -> types.Decision:

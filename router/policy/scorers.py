@@ -7,9 +7,7 @@ from router.policy import types
 
 def wait_ms(candidates: list[types.Endpoint]) -> list[float]:
     """Time until the prompts queued at each candidate are prefilled, ms."""
-    return [
-        (endpoint.queued_tokens + endpoint.peer_queued_tokens) * endpoint.ms_per_token for endpoint in candidates
-    ]
+    return [(endpoint.queued_tokens + endpoint.peer_queued_tokens) * endpoint.ms_per_token for endpoint in candidates]
 
 
 def prefill_ms(request: types.Request, candidates: list[types.Endpoint], matched: list[int]) -> list[float]:
@@ -21,8 +19,7 @@ def prefill_ms(request: types.Request, candidates: list[types.Endpoint], matched
         if uncached < 1:
             uncached = 1
         scores.append(
-            endpoint.base_ms
-            + uncached * (endpoint.ms_per_token + endpoint.ms_per_token2 * (cached + 0.5 * uncached))
+            endpoint.base_ms + uncached * (endpoint.ms_per_token + endpoint.ms_per_token2 * (cached + 0.5 * uncached))
         )
     return scores
 

@@ -89,7 +89,9 @@ class _Routes:
         wanted = request_id.encode()
         attempts = [describe(routed) for routed in self.gateway.decisions if routed.request_id == wanted]
         if not attempts:
-            message = f"no decision of request {request_id!r} is kept here (the last {self.gateway.decisions.maxlen} are)"
+            message = (
+                f"no decision of request {request_id!r} is kept here (the last {self.gateway.decisions.maxlen} are)"
+            )
             return _error(Reason.NOT_FOUND, message, 404)
         return JSONResponse({"gateway": self.gateway.id, "request_id": request_id, "attempts": attempts})
 
@@ -139,9 +141,7 @@ def describe(routed: gateway.Routed) -> dict[str, Any]:
     decision = routed.decision
     candidates = []
     for position, endpoint in enumerate(decision.candidates):
-        parts = {
-            name: round(row[position], 4) for name, row in zip(decision.components, decision.scores, strict=True)
-        }
+        parts = {name: round(row[position], 4) for name, row in zip(decision.components, decision.scores, strict=True)}
         candidates.append({"endpoint": endpoint.id, **parts, "total": round(sum(parts.values()), 4)})
     return {
         "request_id": routed.request_id.decode("latin-1"),

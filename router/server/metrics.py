@@ -37,7 +37,9 @@ class GatewayCollector(Collector):
         for (model, status), count in sorted(book.answers.items()):
             answers.add_metric((model, str(status)), count)
         yield answers
-        refusals = CounterMetricFamily(PREFIX + "refusals", "Requests answered by the gateway itself", labels=("reason",))
+        refusals = CounterMetricFamily(
+            PREFIX + "refusals", "Requests answered by the gateway itself", labels=("reason",)
+        )
         for reason, count in sorted(book.refusals.items()):
             refusals.add_metric((reason,), count)
         yield refusals
@@ -60,7 +62,9 @@ class GatewayCollector(Collector):
             "ttft_s": HistogramMetricFamily(
                 PREFIX + "time_to_first_token_seconds", "Time to a stream's first byte", labels=("model",)
             ),
-            "e2e_s": HistogramMetricFamily(PREFIX + "request_seconds", "Time to the end of an answer", labels=("model",)),
+            "e2e_s": HistogramMetricFamily(
+                PREFIX + "request_seconds", "Time to the end of an answer", labels=("model",)
+            ),
             "gap_s": HistogramMetricFamily(
                 PREFIX + "chunk_gap_seconds", "Mean time between the chunks of a stream", labels=("model",)
             ),
@@ -91,7 +95,9 @@ class GatewayCollector(Collector):
         yield states
         running = GaugeMetricFamily(PREFIX + "endpoint_inflight", "Requests in flight from here", labels=("endpoint",))
         queued = GaugeMetricFamily(
-            PREFIX + "endpoint_queued_tokens", "Prompt tokens still to prefill, of requests from here", labels=("endpoint",)
+            PREFIX + "endpoint_queued_tokens",
+            "Prompt tokens still to prefill, of requests from here",
+            labels=("endpoint",),
         )
         for backend in self._gateway.fleet.backends.values():
             running.add_metric((backend.id,), backend.running)
@@ -113,7 +119,9 @@ class GatewayCollector(Collector):
         for mode in degraded.MODES:
             modes.add_metric((mode,), 1.0 if mode in present else 0.0)
         yield modes
-        build = GaugeMetricFamily(PREFIX + "build_info", "Version and id of this gateway", labels=("version", "gateway"))
+        build = GaugeMetricFamily(
+            PREFIX + "build_info", "Version and id of this gateway", labels=("version", "gateway")
+        )
         build.add_metric((__version__, owner.id), 1.0)
         yield build
 

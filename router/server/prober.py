@@ -6,6 +6,8 @@ Healthy endpoints are not asked, so the cost does not grow with the fleet; regis
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from penstock.runtime import clock as clocks
 from penstock.runtime import logs
@@ -56,7 +58,7 @@ class Prober:
             if backend.health is not fleet.Health.EJECTED:
                 self._start(backend, self._probe_silent(backend))
 
-    def _start(self, backend: fleet.Backend, probe: asyncio.coroutines.Coroutine) -> None:  # type: ignore[name-defined,type-arg]
+    def _start(self, backend: fleet.Backend, probe: Coroutine[Any, Any, None]) -> None:
         if backend.id in self._probing:
             probe.close()
             return

@@ -17,7 +17,9 @@ class LimitSettings(base.Settings):
 
     max_body_bytes: int = Field(32 << 20, ge=1_024, le=1 << 30, description="Largest request body, bytes")
     max_head_bytes: int = Field(65_536, ge=1_024, le=1 << 20, description="Largest request head, bytes")
-    max_inflight: int = Field(8_192, ge=1, description="Requests in flight, above which clients get 503 with Retry-After")
+    max_inflight: int = Field(
+        8_192, ge=1, description="Requests in flight, above which clients get 503 with Retry-After"
+    )
     max_attempts: int = Field(4, ge=1, le=32, description="Endpoints that one request may be tried on")
     connect_timeout_s: float = Field(2.0, gt=0, description="Time to connect to an engine, s")
     first_byte_timeout_s: float = Field(600.0, gt=0, description="Time until an engine's first byte, s")

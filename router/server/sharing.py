@@ -139,17 +139,12 @@ class Sharing:
         if len(placed) > MAX_WAITING:
             self._seq += 1
             placed = placed[-MAX_WAITING:]
-        placements = [
-            wire.Placement(_name(backend), blocks.pack(hashes))
-            for backend, hashes, _ in placed
-        ]
+        placements = [wire.Placement(_name(backend), blocks.pack(hashes)) for backend, hashes, _ in placed]
         self._seq += 1
         if complete:
             self._sent_s = now_s
         wants, self._wants = self._wants, ""
-        return wire.GatewayDelta(
-            wire.VERSION, owner.id, self._epoch, self._seq, placements, loads, complete, wants
-        )
+        return wire.GatewayDelta(wire.VERSION, owner.id, self._epoch, self._seq, placements, loads, complete, wants)
 
     def _changed_loads(self, complete: bool) -> list[wire.EndpointLoad]:
         sent = self._sent
@@ -189,7 +184,7 @@ class Sharing:
 
     async def _tail(self) -> str:
         """Id of the stream's last entry: what was before comes with a snapshot."""
-        last = await self._redis.xrevrange(self._keys.gateway_deltas, count=1)
+        last: Any = await self._redis.xrevrange(self._keys.gateway_deltas, count=1)
         return last[0][0].decode() if last else "0-0"
 
     def _take(self, raw: bytes) -> None:
@@ -310,7 +305,7 @@ class Sharing:
         deadline_s = self._clock.monotonic_s() + SNAPSHOT_WAIT_S
         try:
             while self._clock.monotonic_s() < deadline_s:
-                answer = await self._redis.blpop([key], timeout=1)
+                answer: Any = await self._redis.blpop([key], timeout=1)
                 if answer is None:
                     continue
                 piece = self._decode_piece(answer[1])
@@ -345,12 +340,5 @@ def _shift(backend: fleet.Backend, load: wire.EndpointLoad | None, sign: int) ->
 
 
 def _entries(answer: Any) -> list[tuple[str, dict[bytes, bytes]]]:
-    """Entries of an XREAD answer, which is a list of streams or, in RESP3, a mapping."""
-    if not answer:
-        return []
-    streams = answer.items() if isinstance(answer, dict) else answer
-    entries: list[tuple[str, dict[bytes, bytes]]] = []
-    for _, rows in streams:
-        for row in rows[0] if rows and isinstance(rows[0], list) and rows[0] and isinstance(rows[0][0], (list, tuple)) else rows:
-            entries.append((row[0].decode(), row[1]))
-    return entries
+    """Entries of an XREAD answer over one stream."""
+    return [(row[0].decode(), row[1]) for _, rows in answer for row in rows]

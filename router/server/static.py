@@ -12,13 +12,13 @@ import orjson
 from penstock.api.types import Capacity, Endpoint, WorkerRecord, WorkerState
 from penstock.runtime import clock as clocks
 from penstock.runtime import errors, logs
-from router.dataplane import fleet, gateway, upstream
+from router.dataplane import gateway, upstream
 from router.server import prober
 
 _ASK_INTERVAL_S = 1.0
 _REFRESH_INTERVAL_S = 15.0
 _MAX_ANSWER_BYTES = 8 << 20
-_CACHE_INFO = re.compile(r'^vllm:cache_config_info\{([^}]*)\}', re.MULTILINE)
+_CACHE_INFO = re.compile(r"^vllm:cache_config_info\{([^}]*)\}", re.MULTILINE)
 
 
 class Target:

@@ -32,7 +32,12 @@ Behaviour = Callable[[Received], Awaitable[None]]
 
 
 def answer(
-    content: str = "hello", *, status: str = "200 OK", prompt_tokens: int = 20, cached_tokens: int | None = None, headers: str = ""
+    content: str = "hello",
+    *,
+    status: str = "200 OK",
+    prompt_tokens: int = 20,
+    cached_tokens: int | None = None,
+    headers: str = "",
 ) -> Behaviour:
     """A whole answer with its length."""
 
@@ -44,7 +49,9 @@ def answer(
             "prompt_tokens_details": None if cached_tokens is None else {"cached_tokens": cached_tokens},
         }
         choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
-        body = orjson.dumps({"id": "x", "object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage})
+        body = orjson.dumps(
+            {"id": "x", "object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage}
+        )
         head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
         received.writer.write(head.encode() + body)
         await received.writer.drain()
