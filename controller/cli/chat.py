@@ -122,14 +122,10 @@ def _say(words: str) -> None:
 
 @click.command(short_help="Ask a model one thing, or talk with it.")
 @click.argument("prompt", required=False)
-@click.option(
-    "--target", "url", default="http://127.0.0.1:8080", show_default=True, help="URL of the server."
-)
+@click.option("--target", "url", default="http://127.0.0.1:8080", show_default=True, help="URL of the server.")
 @click.option("--model", help="Model to ask.  [default: the first of /v1/models]")
 @click.option("--system", help="What the model is told first.")
-@click.option(
-    "--api-key", envvar="OPENAI_API_KEY", show_envvar=True, help="Bearer token; never shown or kept."
-)
+@click.option("--api-key", envvar="OPENAI_API_KEY", show_envvar=True, help="Bearer token; never shown or kept.")
 @click.pass_context
 def chat(
     context: click.Context,

@@ -35,9 +35,7 @@ def table(
 ) -> None:
     """Print rows under named columns; numbers to the right."""
     cells = [tuple(row) for row in rows]
-    right = [
-        all(row[i] is None or isinstance(row[i], int | float) for row in cells) for i in range(len(columns))
-    ]
+    right = [all(row[i] is None or isinstance(row[i], int | float) for row in cells) for i in range(len(columns))]
     shown = [[text(value) for value in row] for row in cells]
     out = stream or sys.stdout
     if not is_terminal(out):
@@ -53,9 +51,7 @@ def table(
 
 def emit_json(value: Any, to: str = "-") -> None:
     """Write JSON to the file `to`, or to standard output for `-`."""
-    data = orjson.dumps(
-        value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-    )
+    data = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
     if to == "-":
         sys.stdout.write(data.decode() + "\n")
         sys.stdout.flush()
@@ -63,9 +59,7 @@ def emit_json(value: Any, to: str = "-") -> None:
         pathlib.Path(to).write_bytes(data + b"\n")
 
 
-def _plain(
-    shown: list[list[str]], columns: Sequence[str], right: list[bool], title: str | None, out: TextIO
-) -> None:
+def _plain(shown: list[list[str]], columns: Sequence[str], right: list[bool], title: str | None, out: TextIO) -> None:
     if title:
         out.write(title + "\n")
     lines = [list(columns), *shown]

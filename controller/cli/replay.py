@@ -43,37 +43,19 @@ def _header(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> d
 
 @click.command(short_help="Replay a trace against an OpenAI server.")
 @click.argument("trace", type=click.Path(exists=True, path_type=pathlib.Path))
-@click.option(
-    "--format", "format_", required=True, type=click.Choice(list(formats.READERS)), help="What TRACE is."
-)
-@click.option(
-    "--target", "url", default="http://127.0.0.1:8080", show_default=True, help="URL of the server."
-)
-@click.option(
-    "--speed", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Times faster."
-)
+@click.option("--format", "format_", required=True, type=click.Choice(list(formats.READERS)), help="What TRACE is.")
+@click.option("--target", "url", default="http://127.0.0.1:8080", show_default=True, help="URL of the server.")
+@click.option("--speed", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Times faster.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N requests.")
-@click.option(
-    "--start", "start_s", default=0.0, type=click.FloatRange(0), help="Skip the trace's first S seconds."
-)
-@click.option(
-    "--duration", "duration_s", type=click.FloatRange(0, min_open=True), help="Use S seconds of the trace."
-)
-@click.option(
-    "--slo", "targets", callback=_slo, metavar="TARGETS", help="ttft=500ms,itl=50ms,e2e=10s; for goodput."
-)
+@click.option("--start", "start_s", default=0.0, type=click.FloatRange(0), help="Skip the trace's first S seconds.")
+@click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), help="Use S seconds of the trace.")
+@click.option("--slo", "targets", callback=_slo, metavar="TARGETS", help="ttft=500ms,itl=50ms,e2e=10s; for goodput.")
 @click.option("--endpoint", type=click.Choice(list(bodies.PATHS)), default="chat", show_default=True)
 @click.option("--model", help="Model to ask for.  [default: the first of /v1/models]")
-@click.option(
-    "--api-key", envvar="OPENAI_API_KEY", show_envvar=True, help="Bearer token; never shown or kept."
-)
+@click.option("--api-key", envvar="OPENAI_API_KEY", show_envvar=True, help="Bearer token; never shown or kept.")
 @click.option("--policy", help="Routing policy to ask the gateway for.")
-@click.option(
-    "--header", "extra", multiple=True, callback=_header, metavar="'NAME: VALUE'", help="Also send this."
-)
-@click.option(
-    "--timeout", "timeout_s", default="600s", show_default=True, callback=_duration, help="For one request."
-)
+@click.option("--header", "extra", multiple=True, callback=_header, metavar="'NAME: VALUE'", help="Also send this.")
+@click.option("--timeout", "timeout_s", default="600s", show_default=True, callback=_duration, help="For one request.")
 @click.option(
     "--retries",
     default=2,
@@ -84,22 +66,16 @@ def _header(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> d
 @click.option("--max-tokens-cap", type=click.IntRange(1), help="Ask for no longer answers than this.")
 @click.option("--max-connections", default=4096, show_default=True, type=click.IntRange(1))
 @click.option("--in-order", is_flag=True, help="A turn of a session waits for the end of the turn before it.")
-@click.option(
-    "--ignore-eos", is_flag=True, help="Ask for answers of the trace's exact length (vLLM, SGLang)."
-)
+@click.option("--ignore-eos", is_flag=True, help="Ask for answers of the trace's exact length (vLLM, SGLang).")
 @click.option("--raw-times", is_flag=True, help="Keep the trace's coarse clock (Mooncake ticks every 3 s).")
 @click.option("--bytes-per-token", default=4.0, show_default=True, help="Size of made-up prompts per token.")
 @click.option("--input-tokens", type=float, help="Mean prompt length for ServeGen.")
 @click.option("--output-tokens", type=float, help="Mean answer length for ServeGen.")
-@click.option(
-    "--rate", "rate_rps", type=float, help="Requests per second where OpenAI bodies have no timestamp."
-)
+@click.option("--rate", "rate_rps", type=float, help="Requests per second where OpenAI bodies have no timestamp.")
 @click.option("--seed", default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--strict", is_flag=True, help="Stop at the first row that cannot be used.")
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the figures as JSON.")
-@click.option(
-    "--html", "html_to", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="Write a report."
-)
+@click.option("--html", "html_to", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="Write a report.")
 @click.pass_context
 def replay(context: click.Context, /, **given: Any) -> None:
     """Send the requests of TRACE to an OpenAI server at the trace's own times, and measure.
@@ -147,9 +123,7 @@ def _plan(given: dict[str, Any]) -> plan.Plan:
         to=target.parse(given["url"]),
         headers=target.headers(given["api_key"], extra),
         reading=reading,
-        body=bodies.BodyOptions(
-            given["model"], given["endpoint"], given["max_tokens_cap"], given["ignore_eos"]
-        ),
+        body=bodies.BodyOptions(given["model"], given["endpoint"], given["max_tokens_cap"], given["ignore_eos"]),
         drive=driver.DriveOptions(
             speed=given["speed"],
             timeout_s=given["timeout_s"],

@@ -5,6 +5,7 @@ import asyncio
 import collections
 import dataclasses
 import heapq
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 from controller.replay import answer, bodies, connection, outcome, pool, target
@@ -84,7 +85,7 @@ class Driver:
         """Send everything and wait for every answer. An error of `source` ends the run and is raised."""
         self._source = source
         self._fill()
-        self._start_s = self._loop.time()
+        self._start_s = time.perf_counter()
         self._sweep()
         self._pump()
         try:
@@ -106,8 +107,8 @@ class Driver:
         self._check_over()
 
     def now_s(self) -> float:
-        """Seconds since the run began."""
-        return self._loop.time() - self._start_s
+        """Seconds since the run began; not the loop's clock, which uvloop keeps in whole milliseconds."""
+        return time.perf_counter() - self._start_s
 
     def _fill(self) -> None:
         """Build the next bodies before their time, so that building them makes nothing late."""
@@ -146,7 +147,7 @@ class Driver:
             self.stop()
             return
         if self._ahead:
-            self._loop.call_at(self._start_s + self._ahead[0].found.due_s, self._pump)
+            self._loop.call_later(max(0.0, self._ahead[0].found.due_s - self.now_s()), self._pump)
         self._check_over()
 
     def _due(self, item: _Item) -> None:

@@ -48,9 +48,7 @@ def page(run: summary.Run, figures: dict[str, Any]) -> str:
         "<h2>Figures</h2>" + _figures(figures),
         "<h2>Latency, ms</h2>" + _latency(figures),
         '<div class="plots">',
-        _section(
-            "Time to first token, share of requests", _cdf([each.ttft_s for each in done], "TTFT, ms", "s0")
-        ),
+        _section("Time to first token, share of requests", _cdf([each.ttft_s for each in done], "TTFT, ms", "s0")),
         _section("End to end, share of requests", _cdf([each.e2e_s for each in done], "E2E, ms", "s1")),
         _section("Between chunks, share of gaps", _cdf(list(run.gaps_s), "ITL, ms", "s2")),
         _section("Load over time", _load(run.outcomes)),
@@ -111,9 +109,7 @@ def _figures(figures: dict[str, Any]) -> str:
 def _latency(figures: dict[str, Any]) -> str:
     names = {"ttft_ms": "TTFT", "itl_ms": "ITL", "e2e_ms": "E2E", "lateness_ms": "sent late by"}
     columns = ("mean", "p50", "p95", "p99")
-    return _table(
-        ("", *columns), [(name, *(figures[key][c] for c in columns)) for key, name in names.items()]
-    )
+    return _table(("", *columns), [(name, *(figures[key][c] for c in columns)) for key, name in names.items()])
 
 
 def _cdf(values_s: Sequence[float | None], name: str, style: str) -> str:
@@ -142,7 +138,7 @@ def _load(outcomes: Sequence[outcome.Outcome]) -> str:
         ("completed", [each.end_s for each in outcomes if each.completed], "s2"),
         ("failed", [each.end_s for each in outcomes if each.error is not None], "s1"),
     )
-    for name, times_s, style in groups:
+    for name, times_s, style in groups if outcomes else ():
         counts = [0] * (_BINS + 1)
         for time_s in times_s:
             if time_s is not None:

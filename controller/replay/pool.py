@@ -22,9 +22,7 @@ class Job:
 class Pool:
     """Gives a job the connection used last, or a new one while fewer than `limit` are open; else it waits."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, to: target.Target, limit: int, connect_s: float
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, to: target.Target, limit: int, connect_s: float) -> None:
         self._loop = loop
         self._to = to
         self._limit = limit

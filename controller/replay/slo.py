@@ -46,9 +46,7 @@ def parse(text: str) -> Slo:
     for part in text.split(","):
         name, sign, value = part.strip().partition("=")
         if not sign or name not in NAMES:
-            raise ValueError(
-                f"{part.strip()!r} is not a target; write one of {', '.join(NAMES)} with =, as ttft=500ms"
-            )
+            raise ValueError(f"{part.strip()!r} is not a target; write one of {', '.join(NAMES)} with =, as ttft=500ms")
         if name in limits:
             raise ValueError(f"{name} is given twice")
         limits[name] = duration_s(value)

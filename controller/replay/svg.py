@@ -34,9 +34,7 @@ def plot(lines: Sequence[Line], x_name: str, y_name: str, log_x: bool = False) -
     def at_y(value: float) -> float:
         return HEIGHT - _BOTTOM - value / y_ticks[-1] * (HEIGHT - _TOP - _BOTTOM)
 
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_name)} by {x_name}">'
-    ]
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_name)} by {x_name}">']
     for value in x_ticks:
         x = at_x(value)
         parts.append(f'<path class="grid" d="M{x:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>')

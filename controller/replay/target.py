@@ -59,9 +59,7 @@ def headers(api_key: str | None, extra: Mapping[str, str]) -> dict[str, str]:
     for name, value in found.items():
         text = name + value
         if not name or any(char in text for char in "\r\n\0") or not text.isascii() or " " in name:
-            raise TargetError(
-                f"header {name!r} cannot be sent: a control character or a letter outside ASCII"
-            )
+            raise TargetError(f"header {name!r} cannot be sent: a control character or a letter outside ASCII")
     return found
 
 

@@ -10,9 +10,7 @@ from typing import Any
 from penstock.workload import options, request, rows
 
 
-def read(
-    path: pathlib.Path, opts: options.ReadOptions, errors: request.RowErrors
-) -> Iterator[request.TraceRequest]:
+def read(path: pathlib.Path, opts: options.ReadOptions, errors: request.RowErrors) -> Iterator[request.TraceRequest]:
     """Requests of all sessions in order of arrival; lengths are estimated at `opts.bytes_per_token`."""
     found: list[request.TraceRequest] = []
     for file in rows.files(path, "*.jsonl"):

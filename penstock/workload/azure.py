@@ -13,9 +13,7 @@ from penstock.workload import options, request, rows
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
-def read(
-    path: pathlib.Path, opts: options.ReadOptions, errors: request.RowErrors
-) -> Iterator[request.TraceRequest]:
+def read(path: pathlib.Path, opts: options.ReadOptions, errors: request.RowErrors) -> Iterator[request.TraceRequest]:
     """Requests in order of arrival. Raises `TraceError` when the head line is not Azure's."""
     found: list[request.TraceRequest] = []
     for file in rows.files(path, "*.csv"):

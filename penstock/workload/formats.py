@@ -37,9 +37,7 @@ def read(
         raise request.TraceError(f"{path}: no request of format {name} in it ({errors.count} bad rows)")
 
 
-def _cut(
-    found: Iterator[request.TraceRequest], name: str, opts: options.ReadOptions
-) -> Iterator[request.TraceRequest]:
+def _cut(found: Iterator[request.TraceRequest], name: str, opts: options.ReadOptions) -> Iterator[request.TraceRequest]:
     """Only what arrives in [start_s, start_s + duration_s) of the trace's time."""
     origin_s: float | None = 0.0 if name == "servegen" else None
     for each in found:

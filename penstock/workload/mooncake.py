@@ -19,9 +19,7 @@ from penstock.workload import options, request, rows
 BLOCK_TOKENS = 512
 
 
-def read(
-    path: pathlib.Path, opts: options.ReadOptions, errors: request.RowErrors
-) -> Iterator[request.TraceRequest]:
+def read(path: pathlib.Path, opts: options.ReadOptions, errors: request.RowErrors) -> Iterator[request.TraceRequest]:
     """Requests in order of arrival, spread over each tick of the trace's clock unless `opts.raw_times`."""
     found: list[request.TraceRequest] = []
     for file in rows.files(path, "*.jsonl"):

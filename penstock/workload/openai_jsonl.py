@@ -7,9 +7,7 @@ from typing import Any
 from penstock.workload import agent, options, request, rows
 
 
-def read(
-    path: pathlib.Path, opts: options.ReadOptions, errors: request.RowErrors
-) -> Iterator[request.TraceRequest]:
+def read(path: pathlib.Path, opts: options.ReadOptions, errors: request.RowErrors) -> Iterator[request.TraceRequest]:
     """Requests in order of arrival. A row without `timestamp` comes 1 / `rate_rps` after the row before."""
     gap_s = 0.0 if opts.rate_rps is None else 1 / opts.rate_rps
     found: list[request.TraceRequest] = []
@@ -63,9 +61,7 @@ def _content(message: dict[str, Any]) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    return "".join(
-        part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)
-    )
+    return "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
 
 
 def _output_tokens(body: dict[str, Any], default: int) -> int:

@@ -8,9 +8,7 @@ class ReadOptions(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = pydantic.Field(
-        default=0, description="Seed of everything that is drawn: arrivals and lengths."
-    )
+    seed: int = pydantic.Field(default=0, description="Seed of everything that is drawn: arrivals and lengths.")
     raw_times: bool = pydantic.Field(
         default=False,
         description="Keep the trace's coarse clock instead of spreading requests over each tick.",

@@ -14,16 +14,16 @@ from penstock.workload import request
 _DIGITS = "abcdefghijklmnopqrstuvwxyz234567"
 _MARK_CHARS = 13
 _MASK = (1 << 64) - 1
-_POOL_BYTES = 1 << 20
+_POOL_BYTES = 1 << 18
 # Common words of three letters: with the blank before them, 4 bytes and one token for most tokenizers.
-_WORDS = (
+_WORD_LIST = (
     "the and for are but not you all any can had her was one our out day get has him his how man new now "
     "old see two way who boy did its let put say she too use act add age ago aid air arm art ask bad bag "
     "bar bed big bit box bus buy car cat cup cut dog dry due eat egg end eye far fat few fit fly fun gas "
     "god gun hat hit hot ice ill job key kid law lay leg lie lot low map mix net nor odd off oil own pay "
     "per pop red run sad sea set sit six sky son sum sun tax tea ten tie tip top toy try van war wet why "
     "win yes yet "
-).split()
+)
 
 
 class Prompts:
@@ -79,4 +79,4 @@ def _mark(value: int) -> str:
 
 def _pool(seed: int) -> str:
     rng = random.Random(seed)
-    return "".join(f" {word}" for word in rng.choices(_WORDS, k=_POOL_BYTES // 4))
+    return "".join(f" {word}" for word in rng.choices(_WORD_LIST.split(), k=_POOL_BYTES // 4))

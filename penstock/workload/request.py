@@ -52,9 +52,7 @@ class BadRow:
 class RowErrors:
     """Counts bad rows, keeps the first `keep`, and raises `TraceError` at the first one when `strict`."""
 
-    def __init__(
-        self, strict: bool = False, keep: int = 20, on_bad: Callable[[BadRow], None] | None = None
-    ) -> None:
+    def __init__(self, strict: bool = False, keep: int = 20, on_bad: Callable[[BadRow], None] | None = None) -> None:
         self.strict = strict
         self.count = 0
         self.first: collections.deque[BadRow] = collections.deque()

@@ -40,9 +40,7 @@ def lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
         raise request.TraceError(f"{path}: {exc.strerror or exc}") from exc
 
 
-def parsed(
-    path: pathlib.Path, parse: Callable[[dict[str, Any], int], T], errors: request.RowErrors
-) -> Iterator[T]:
+def parsed(path: pathlib.Path, parse: Callable[[dict[str, Any], int], T], errors: request.RowErrors) -> Iterator[T]:
     """`parse(object, line)` of each JSON line; a row that raises `RowError` is recorded and left out."""
     for number, line in lines(path):
         try:

@@ -29,9 +29,7 @@ class Window:
     shape: float
 
 
-def read(
-    path: pathlib.Path, opts: options.ReadOptions, errors: request.RowErrors
-) -> Iterator[request.TraceRequest]:
+def read(path: pathlib.Path, opts: options.ReadOptions, errors: request.RowErrors) -> Iterator[request.TraceRequest]:
     """Requests of all clients in order of arrival, drawn as they are asked for."""
     clients = []
     for file in rows.files(path, "chunk-*-trace.csv"):

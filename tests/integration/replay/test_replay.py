@@ -1,0 +1,180 @@
+"""`penstock replay` as a process against a server on a real socket."""
+
+import asyncio
+import json
+import os
+import pathlib
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from tests.support import fake_openai
+
+ROOT = pathlib.Path(__file__).parents[3]
+DATA = ROOT / "tests" / "data" / "traces"
+MOONCAKE = (str(DATA / "mooncake_conversation.jsonl"), "--format", "mooncake")
+CODE = "from controller.cli import replay; replay.replay()"
+
+
+async def start(*args: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        CODE,
+        *args,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+    )
+
+
+async def replay(url: str, *args: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    process = await start(*args, "--target", url, "--speed", "1000", env=env)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def figures(url: str, *args: str) -> tuple[int, dict[str, Any]]:
+    code, out, err = await replay(url, *args, "--json", "-")
+    assert out, err
+    return code, json.loads(out)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+async def test_every_row_is_answered_and_measured(endpoint: str) -> None:
+    """All rows of an excerpt are sent, with the first model, their lengths and usage asked for."""
+    async with fake_openai.FakeOpenAI() as server:
+        code, found = await figures(server.url, *MOONCAKE, "--endpoint", endpoint, "--max-tokens-cap", "100")
+    assert code == 0
+    assert (found["requests"], found["completed"], found["errors"]) == (60, 60, 0)
+    assert found["reuse"] == pytest.approx(0.4)
+    assert found["endpoints"]["fake:1"]["requests"] == 60
+    for key in ("ttft_ms", "itl_ms", "e2e_ms"):
+        assert found[key]["p50"] <= found[key]["p99"]
+    assert found["goodput_rps"] > 0
+    body = server.asked[0].body
+    assert (body["model"], body["stream"], body["stream_options"]) == ("fake", True, {"include_usage": True})
+    assert max(each.body["max_tokens"] for each in server.asked) == 100
+    key = "messages" if endpoint == "chat" else "prompt"
+    assert all(key in each.body for each in server.asked)
+    if endpoint == "chat":
+        sizes = {len(each.body["messages"][0]["content"]) for each in server.asked}
+        assert 6758 * 4 in sizes
+
+
+async def test_headers_carry_policy_and_key_but_output_does_not() -> None:
+    """The policy and the key go to the server; the key is in no output, the table is plain without a terminal."""
+    async with fake_openai.FakeOpenAI() as server:
+        code, out, err = await replay(
+            server.url, *MOONCAKE, "--limit", "3", "--policy", "random", env={"OPENAI_API_KEY": "sesame"}
+        )
+    assert code == 0
+    assert server.asked[0].headers["x-penstock-policy"] == "random"
+    assert server.asked[0].headers["authorization"] == "Bearer sesame"
+    assert "sesame" not in out + err
+    assert "\x1b" not in out + err
+    assert "TTFT" in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (fake_openai.CUT, "cut"),
+        (fake_openai.ERROR_EVENT, "error_event"),
+        (fake_openai.NO_DONE, "no_done"),
+        (fake_openai.BUSY, "http_429"),
+        (fake_openai.NOT_STREAM, "not_a_stream"),
+    ],
+)
+async def test_a_failed_answer_is_an_error_of_its_kind_and_not_sent_again(kind: str, error: str) -> None:
+    """One bad answer of ten: nine completed, one error by kind, no retry, exit status 1."""
+    async with fake_openai.FakeOpenAI(lambda n, _: kind if n == 4 else fake_openai.WHOLE) as server:
+        code, found = await figures(server.url, *MOONCAKE, "--limit", "10")
+    assert code == 1
+    assert (found["completed"], found["errors_by_kind"], found["retries"]) == (9, {error: 1}, 0)
+    assert len(server.asked) == 10
+
+
+async def test_a_connection_that_breaks_before_a_byte_is_tried_again() -> None:
+    """Two broken connections are two counted retries and no error."""
+    async with fake_openai.FakeOpenAI(lambda n, _: fake_openai.REFUSE if n < 2 else fake_openai.WHOLE) as server:
+        code, found = await figures(server.url, *MOONCAKE, "--limit", "5")
+    assert code == 0
+    assert (found["completed"], found["retries"]) == (5, 2)
+
+
+async def test_retries_end() -> None:
+    """A server that always breaks the connection gets 1 + retries attempts, then it is an error."""
+    async with fake_openai.FakeOpenAI(lambda _n, _a: fake_openai.REFUSE) as server:
+        code, found = await figures(server.url, *MOONCAKE, "--limit", "1", "--retries", "1")
+    assert code == 1
+    assert (found["errors_by_kind"], len(server.asked)) == ({"connection": 1}, 2)
+
+
+async def test_a_silent_server_is_a_timeout() -> None:
+    """A request without an answer ends at its time limit."""
+    async with fake_openai.FakeOpenAI(lambda _n, _a: fake_openai.HANG) as server:
+        code, found = await figures(server.url, *MOONCAKE, "--limit", "2", "--timeout", "300ms")
+    assert (code, found["errors_by_kind"]) == (1, {"timeout": 2})
+
+
+async def test_interrupt_prints_what_it_has() -> None:
+    """SIGINT ends the run with the figures so far and exit status 130."""
+    hang = fake_openai.FakeOpenAI(lambda n, _: fake_openai.HANG if n == 5 else fake_openai.WHOLE)
+    async with hang as server:
+        process = await start(*MOONCAKE, "--limit", "6", "--target", server.url, "--speed", "1000", "--json", "-")
+        async with asyncio.timeout(30):
+            while len(server.asked) < 6:
+                await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, _ = await asyncio.wait_for(process.communicate(), 30)
+    found = json.loads(out)
+    assert process.returncode == 130
+    assert found["interrupted"] is True
+    assert (found["requests"], found["errors_by_kind"]) == (6, {"interrupted": 1})
+
+
+async def test_in_order_turns_wait_for_each_other() -> None:
+    """With --in-order no turn of a session is under way twice, and they come in order of time."""
+    async with fake_openai.FakeOpenAI() as server:
+        code, found = await figures(server.url, str(DATA / "agent"), "--format", "agent", "--in-order")
+    assert (code, found["requests"]) == (0, 44)
+    assert {each.headers["x-session-id"] for each in server.asked} == {
+        path.stem for path in (DATA / "agent").glob("*.jsonl")
+    }
+
+
+async def test_bad_rows_are_named_and_strict_stops(tmp_path: pathlib.Path) -> None:
+    """A bad row is named by file and line and the others run; --strict is exit status 2 and nothing sent."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "hello"}\nnonsense\n{"prompt": "again"}\n')
+    args = (str(path), "--format", "openai-jsonl")
+    async with fake_openai.FakeOpenAI() as server:
+        code, _, err = await replay(server.url, *args)
+        assert (code, len(server.asked)) == (0, 2)
+        assert "rows.jsonl:2: not JSON" in err
+        code, _, err = await replay(server.url, *args, "--strict")
+        assert (code, len(server.asked)) == (2, 2)
+
+
+async def test_an_unreachable_target_is_exit_status_2() -> None:
+    """Nothing listens: one line that names the target, no traceback."""
+    async with fake_openai.FakeOpenAI() as server:
+        url = server.url
+    code, _, err = await replay(url, *MOONCAKE)
+    assert code == 2
+    assert url.removeprefix("http://") in err
+    assert "Traceback" not in err
+
+
+async def test_html_report_is_written(tmp_path: pathlib.Path) -> None:
+    """--html leaves a page with plots."""
+    page = tmp_path / "report.html"
+    async with fake_openai.FakeOpenAI() as server:
+        code, _, _ = await replay(server.url, *MOONCAKE, "--html", str(page), "--slo", "ttft=1s")
+    assert code == 0
+    assert page.read_text().count("<svg") == 5
