@@ -112,11 +112,7 @@ class BlockPool:
     def check(self) -> None:
         """Raise AssertionError if a block is both free and referenced, lost, or filed under a wrong hash."""
         assert all(refs >= 0 for refs in self._refs), "negative reference count"
-        assert all((refs == 0) == (block in self._free) for block, refs in enumerate(self._refs)), (
-            "free and referenced"
-        )
+        assert all((refs == 0) == (block in self._free) for block, refs in enumerate(self._refs)), "free and referenced"
         for block_hash, block in self._by_hash.items():
             assert self._hash[block] == block_hash, "block filed under a hash that it does not hold"
-        assert sum(1 for value in self._hash if value is not None) == len(self._by_hash), (
-            "hash without an entry"
-        )
+        assert sum(1 for value in self._hash if value is not None) == len(self._by_hash), "hash without an entry"

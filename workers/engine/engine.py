@@ -232,9 +232,7 @@ class Engine:
         request.blocks = hits + self._allocate(missing)
         return True
 
-    def _prefill_chunk(
-        self, request: types.Request, result: types.StepResult, budget: int
-    ) -> tuple[int, float]:
+    def _prefill_chunk(self, request: types.Request, result: types.StepResult, budget: int) -> tuple[int, float]:
         chunk = min(request.target - request.computed, budget)
         pairs = step_model.attention_pairs(chunk, request.computed)
         request.computed += chunk

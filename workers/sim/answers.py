@@ -70,9 +70,7 @@ class Shape:
             return b""
         extra: dict[str, Any] = {"prompt_token_ids": prompt_ids} if self._with_ids else {}
         delta = {"role": "assistant", "content": ""}
-        return self._event(
-            [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}], counted, extra
-        )
+        return self._event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}], counted, extra)
 
     def tokens(
         self,

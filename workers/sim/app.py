@@ -1,9 +1,9 @@
 """The simulated worker's HTTP interface, as a small ASGI application."""
 
 import os
-import time
 from collections.abc import Awaitable, Callable
 
+from penstock.runtime import clock
 from workers.engine import engine
 from workers.sim import answers, driver, errors, generate, http, metrics, prompts, schema, settings
 
@@ -21,13 +21,15 @@ class App:
         planner: prompts.Planner,
         runner: driver.Driver,
         measured: metrics.Metrics,
+        time_source: clock.Clock,
     ) -> None:
         self._config = config
         self._planner = planner
         self._runner = runner
         self._metrics = measured
-        self._started_s = int(time.time())
-        hot = generate.Generator(config.model, planner, runner)
+        self._clock = time_source
+        self._started_s = int(time_source.now_s())
+        hot = generate.Generator(config.model, planner, runner, time_source)
         self._routes: dict[tuple[str, str], Handler] = {
             ("POST", "/v1/chat/completions"): hot.chat,
             ("POST", "/v1/completions"): hot.completions,
@@ -70,9 +72,7 @@ class App:
         base = {**card, "id": self._config.model, "root": self._config.model, "parent": None}
         cards = [{**base, "max_model_len": self._config.max_model_len}]
         for name, path in self._planner.loras.items():
-            cards.append(
-                {**card, "id": name, "root": path, "parent": self._config.model, "max_model_len": None}
-            )
+            cards.append({**card, "id": name, "root": path, "parent": self._config.model, "max_model_len": None})
         await exchange.json(200, {"object": "list", "data": cards})
 
     async def _tokenize(self, exchange: http.Exchange) -> None:
@@ -135,9 +135,7 @@ class App:
         if self._runner.reset_prefix_cache():
             await exchange.answer(200, b"", b"text/plain")
             return
-        raise errors.ApiError(
-            500, "InternalServerError", "requests hold blocks; the prefix cache was not reset", None
-        )
+        raise errors.ApiError(500, "InternalServerError", "requests hold blocks; the prefix cache was not reset", None)
 
     async def _render_metrics(self, exchange: http.Exchange) -> None:
         model = self._runner.engine
@@ -166,7 +164,7 @@ class App:
             "waiting_lora_adapters": ",".join(sorted(waiting)),
             "running_lora_adapters": ",".join(sorted(running)),
         }
-        line = f"vllm:lora_requests_info{{{metrics.labels(pairs)}}} {time.time()}"
+        line = f"vllm:lora_requests_info{{{metrics.labels(pairs)}}} {self._clock.now_s()}"
         return "# TYPE vllm:lora_requests_info gauge", line
 
 

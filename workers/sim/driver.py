@@ -29,9 +29,7 @@ class Stream:
         "submitted_s",
     )
 
-    def __init__(
-        self, request: types.Request, submitted_s: float, streaming: bool, finish_reason: str
-    ) -> None:
+    def __init__(self, request: types.Request, submitted_s: float, streaming: bool, finish_reason: str) -> None:
         self.request = request
         self.finish_reason = finish_reason
         self.streaming = streaming

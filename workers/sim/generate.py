@@ -3,10 +3,10 @@
 import base64
 import itertools
 import struct
-import time
 
 import xxhash
 
+from penstock.runtime import clock
 from workers.engine import types
 from workers.sim import answers, driver, errors, http, prompts, schema
 
@@ -16,7 +16,8 @@ _DIMENSIONS = 64
 class Generator:
     """Handlers of the endpoints that use the engine."""
 
-    def __init__(self, model: str, planner: prompts.Planner, runner: driver.Driver) -> None:
+    def __init__(self, model: str, planner: prompts.Planner, runner: driver.Driver, time_source: clock.Clock) -> None:
+        self._clock = time_source
         self._model = model
         self._planner = planner
         self._runner = runner
@@ -49,9 +50,7 @@ class Generator:
         for index, item in enumerate(body.input if many else [body.input]):
             prompt = self._planner.embedding_prompt(body.model, item)
             total += prompt.tokens
-            plan = prompts.Plan(
-                self._planner.engine_request(str(next(self._ids)), prompt, 1, 0), prompt, "stop"
-            )
+            plan = prompts.Plan(self._planner.engine_request(str(next(self._ids)), prompt, 1, 0), prompt, "stop")
             await self._run_whole(exchange, plan)
             vector = _embedding(prompt.data, body.dimensions or _DIMENSIONS, body.encoding_format)
             data.append({"object": "embedding", "index": index, "embedding": vector})
@@ -61,7 +60,7 @@ class Generator:
             {
                 "id": f"embd-{exchange.request_id}",
                 "object": "list",
-                "created": int(time.time()),
+                "created": int(self._clock.now_s()),
                 "model": body.model or self._model,
                 "data": data,
                 "usage": counted,
@@ -79,26 +78,20 @@ class Generator:
         if body.n not in (None, 1):
             raise errors.bad_request(f"n: {body.n}; a simulated worker gives one choice (n=1)", "n")
         if body.stream_options is not None and not body.stream:
-            raise errors.bad_request(
-                "Stream options can only be defined when `stream=True`.", "stream_options"
-            )
+            raise errors.bad_request("Stream options can only be defined when `stream=True`.", "stream_options")
         answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{exchange.request_id}"
         plan = self._planner.plan(str(next(self._ids)), prompt, body, most)
         model = prompt.lora or self._model
-        shape = answers.Shape(chat, answer_id, int(time.time()), model, bool(body.return_token_ids))
+        shape = answers.Shape(chat, answer_id, int(self._clock.now_s()), model, bool(body.return_token_ids))
         if body.stream:
             await self._stream(exchange, plan, shape, body)
             return
         stream = await self._run_whole(exchange, plan)
         output = self._output(plan, 0, stream.ready)
         tokenizer = self._planner.tokenizer
-        ids, prompt_ids = (
-            ([], []) if not body.return_token_ids else (tokenizer.ids(output), tokenizer.ids(prompt.data))
-        )
+        ids, prompt_ids = ([], []) if not body.return_token_ids else (tokenizer.ids(output), tokenizer.ids(prompt.data))
         counted = answers.usage(prompt.tokens, stream.ready, plan.request.cached_tokens)
-        await exchange.answer(
-            200, shape.whole(tokenizer.text(output), plan.finish_reason, counted, ids, prompt_ids)
-        )
+        await exchange.answer(200, shape.whole(tokenizer.text(output), plan.finish_reason, counted, ids, prompt_ids))
 
     def _submit(self, plan: prompts.Plan, streaming: bool) -> driver.Stream:
         try:

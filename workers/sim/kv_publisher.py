@@ -7,14 +7,14 @@ an end marker with sequence -1.
 
 import asyncio
 import collections
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import zmq
-import zmq.asyncio
+from zmq import asyncio as zmq_asyncio
 
+from penstock.runtime import clock
 from workers.engine import types
 
 END = (-1).to_bytes(8, "big", signed=True)
@@ -36,7 +36,9 @@ class KvPublisher:
         buffer_steps: int,
         block_size: int,
         token_ids: TokenIds,
+        time_source: clock.Clock,
     ) -> None:
+        self._clock = time_source
         self._topic = topic.encode()
         self._block_size = block_size
         self._token_ids = token_ids
@@ -48,19 +50,17 @@ class KvPublisher:
         self._pub.set_hwm(100_000)
         self.port = _bind(self._pub, host, port)
         self.replay_port: int | None = None
-        self._router: zmq.asyncio.Socket | None = None
+        self._router: zmq_asyncio.Socket | None = None
         self._task: asyncio.Task[None] | None = None
         if replay_port is not None:
-            router = self._context.socket(zmq.ROUTER)
-            self.replay_port = _bind(router, host, replay_port)
-            self._router = zmq.asyncio.Socket(router)
+            self._replay_context = zmq_asyncio.Context()
+            self._router = self._replay_context.socket(zmq.ROUTER)
+            self.replay_port = _bind(self._router, host, replay_port)
 
     def start(self) -> None:
         """Begin to answer replay requests, in the running loop."""
         if self._router is not None:
-            self._task = asyncio.get_running_loop().create_task(
-                self._replay(self._router), name="sim-kv-replay"
-            )
+            self._task = asyncio.get_running_loop().create_task(self._replay(self._router), name="sim-kv-replay")
 
     async def stop(self) -> None:
         """Close the sockets."""
@@ -70,11 +70,12 @@ class KvPublisher:
         self._pub.close(linger=0)
         if self._router is not None:
             self._router.close(linger=0)
+            self._replay_context.term()
         self._context.term()
 
     def publish(self, events: Sequence[types.KvEvent]) -> None:
         """Send one batch. Never blocks: a subscriber that is too slow loses batches, and sees a gap."""
-        payload = self._encoder.encode([time.time(), [self._wire(event) for event in events], 0])
+        payload = self._encoder.encode([self._clock.now_s(), [self._wire(event) for event in events], 0])
         self._buffer.append((self._sequence, payload))
         self._pub.send_multipart((self._topic, self._sequence.to_bytes(8, "big"), payload))
         self._sequence += 1
@@ -97,7 +98,7 @@ class KvPublisher:
             case types.BlocksCleared():
                 return {"type": "AllBlocksCleared"}
 
-    async def _replay(self, router: zmq.asyncio.Socket) -> None:
+    async def _replay(self, router: zmq_asyncio.Socket) -> None:
         while True:
             frames = await router.recv_multipart()
             identity, start = frames[0], frames[-1]
@@ -110,8 +111,9 @@ class KvPublisher:
             await router.send_multipart([*head, b"", END, b""])
 
 
-def _bind(socket: zmq.Socket[Any], host: str, port: int) -> int:
+def _bind(socket: Any, host: str, port: int) -> int:
     if port:
         socket.bind(f"tcp://{host}:{port}")
         return port
-    return socket.bind_to_random_port(f"tcp://{host}")
+    free: int = socket.bind_to_random_port(f"tcp://{host}")
+    return free

@@ -87,9 +87,7 @@ class Metrics:
         self.prompt_tokens = Histogram(TOKEN_BUCKETS)
         self.generation_tokens = Histogram(TOKEN_BUCKETS)
 
-    def render(
-        self, gauges: Mapping[str, float], counters: Mapping[str, float], extra: Iterable[str]
-    ) -> bytes:
+    def render(self, gauges: Mapping[str, float], counters: Mapping[str, float], extra: Iterable[str]) -> bytes:
         """The whole text; `extra` are further lines (info metrics)."""
         out: list[str] = []
         for name, value in gauges.items():
@@ -101,9 +99,7 @@ class Metrics:
             )
         out.append("# TYPE vllm:request_success_total counter")
         for reason, count in self.success.items():
-            out.append(
-                f'vllm:request_success_total{{{self._labels},finished_reason="{reason}"}} {float(count)}'
-            )
+            out.append(f'vllm:request_success_total{{{self._labels},finished_reason="{reason}"}} {float(count)}')
         for name, histogram in self._histograms().items():
             out.append(f"# TYPE vllm:{name} histogram")
             out += histogram.lines(f"vllm:{name}", self._labels)

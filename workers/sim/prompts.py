@@ -95,16 +95,12 @@ class Planner:
         request = self.engine_request(request_id, prompt, output, body.priority)
         return Plan(request, prompt, "stop" if ended else "length")
 
-    def engine_request(
-        self, request_id: str, prompt: Prompt, output_tokens: int, priority: int
-    ) -> types.Request:
+    def engine_request(self, request_id: str, prompt: Prompt, output_tokens: int, priority: int) -> types.Request:
         """A request for the engine whose generated blocks can be reused too."""
 
         def extend(first: int, count: int) -> Sequence[int]:
             parent = request.hashes[first - 1] if first else None
-            return tokens.block_hashes(
-                self.block_data(request, first, count), self._block_bytes, prompt.root, parent
-            )
+            return tokens.block_hashes(self.block_data(request, first, count), self._block_bytes, prompt.root, parent)
 
         hashes = tokens.block_hashes(prompt.data, self._block_bytes, prompt.root)
         request = types.Request(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from penstock import perf
+from penstock.runtime import clock
 from workers.engine import engine, types
 from workers.sim import app, driver, kv_publisher, metrics, prompts, settings
 
@@ -35,8 +36,9 @@ class SimStats:
 class SimServer:
     """A simulated worker. Installs no signal handlers, so that it can live inside another process's loop."""
 
-    def __init__(self, config: settings.SimSettings) -> None:
+    def __init__(self, config: settings.SimSettings, time_source: clock.Clock | None = None) -> None:
         self.settings = config
+        self._clock = time_source or clock.SystemClock()
         profile = perf.load_profile(config.profile)
         self._engine = engine.Engine(_engine_config(config, profile), profile.step, slowdown=config.slowdown)
         self._planner = prompts.Planner(config, self._engine.config.block_size)
@@ -101,7 +103,7 @@ class SimServer:
             publish=publish,
         )
         self._driver.start()
-        application = app.App(self.settings, self._planner, self._driver, self._metrics)
+        application = app.App(self.settings, self._planner, self._driver, self._metrics, self._clock)
         self._server = _Server(
             uvicorn.Config(
                 application,
@@ -115,9 +117,7 @@ class SimServer:
                 timeout_keep_alive=self.settings.keep_alive_s,
             )
         )
-        self._serving = asyncio.get_running_loop().create_task(
-            self._server.serve([listener]), name="sim-http"
-        )
+        self._serving = asyncio.get_running_loop().create_task(self._server.serve([listener]), name="sim-http")
         while not self._server.started:
             if self._serving.done():
                 self._serving.result()
@@ -158,6 +158,7 @@ class SimServer:
             buffer_steps=config.kv_buffer_steps,
             block_size=self._engine.config.block_size,
             token_ids=self._block_token_ids,
+            time_source=self._clock,
         )
         publisher.start()
         return publisher

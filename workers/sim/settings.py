@@ -14,20 +14,12 @@ class SimSettings(pydantic.BaseModel):
     host: str = pydantic.Field(default="127.0.0.1", description="address to bind")
     port: int = pydantic.Field(default=0, ge=0, le=65535, description="TCP port; 0 takes a free one")
     profile: str = pydantic.Field(default="cpu-tiny", description="engine profile of penstock.perf")
-    kv_blocks: int | None = pydantic.Field(
-        default=None, ge=1, description="KV cache, blocks; default: the profile's"
-    )
-    block_size: int | None = pydantic.Field(
-        default=None, ge=1, description="tokens per block; default: the profile's"
-    )
-    max_num_batched_tokens: int | None = pydantic.Field(
-        default=None, ge=1, description="tokens per step at most"
-    )
+    kv_blocks: int | None = pydantic.Field(default=None, ge=1, description="KV cache, blocks; default: the profile's")
+    block_size: int | None = pydantic.Field(default=None, ge=1, description="tokens per block; default: the profile's")
+    max_num_batched_tokens: int | None = pydantic.Field(default=None, ge=1, description="tokens per step at most")
     max_num_seqs: int | None = pydantic.Field(default=None, ge=1, description="sequences running at most")
     max_model_len: int = pydantic.Field(default=131072, ge=2, description="prompt and output tokens at most")
-    bytes_per_token: int = pydantic.Field(
-        default=4, ge=1, le=6, description="UTF-8 bytes that count as one token"
-    )
+    bytes_per_token: int = pydantic.Field(default=4, ge=1, le=6, description="UTF-8 bytes that count as one token")
     mean_output_tokens: int = pydantic.Field(
         default=128,
         ge=0,
@@ -46,15 +38,9 @@ class SimSettings(pydantic.BaseModel):
         default=None, ge=0, le=65535, description="ZMQ ROUTER port of KV event replay; needs kv_events_port"
     )
     kv_events_topic: str = pydantic.Field(default="", description="first frame of each KV event message")
-    kv_buffer_steps: int = pydantic.Field(
-        default=10_000, ge=1, description="KV event batches kept for replay"
-    )
-    keep_alive_s: int = pydantic.Field(
-        default=5, ge=1, description="idle HTTP connections are closed after this"
-    )
-    slowdown: float = pydantic.Field(
-        default=1.0, ge=1.0, description="factor on step times, as by a power cap"
-    )
+    kv_buffer_steps: int = pydantic.Field(default=10_000, ge=1, description="KV event batches kept for replay")
+    keep_alive_s: int = pydantic.Field(default=5, ge=1, description="idle HTTP connections are closed after this")
+    slowdown: float = pydantic.Field(default=1.0, ge=1.0, description="factor on step times, as by a power cap")
 
     @pydantic.field_validator("profile")
     @classmethod

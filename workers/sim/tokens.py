@@ -91,9 +91,7 @@ class Words:
         padded = _PHRASE + b" " * (-len(_PHRASE) % width)
         self._pieces = [padded[i : i + width] for i in range(0, len(padded), width)]
 
-    def output_tokens(
-        self, fork: int, prompt_tokens: int, min_tokens: int, max_tokens: int
-    ) -> tuple[int, bool]:
+    def output_tokens(self, fork: int, prompt_tokens: int, min_tokens: int, max_tokens: int) -> tuple[int, bool]:
         """(tokens until the answer ends, whether it ended by itself); the last token is then the end token."""
         if self._mean:
             for index in range(max(min_tokens, 1), max_tokens + 1):

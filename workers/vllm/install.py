@@ -81,9 +81,7 @@ def _run(command: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m workers.vllm.install", description=__doc__)
-    parser.add_argument(
-        "--venv", type=pathlib.Path, default=DEFAULT_VENV, help="directory (default: .venv-vllm)"
-    )
+    parser.add_argument("--venv", type=pathlib.Path, default=DEFAULT_VENV, help="directory (default: .venv-vllm)")
     arguments = parser.parse_args(argv)
     try:
         changed = install(arguments.venv)

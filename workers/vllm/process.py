@@ -27,25 +27,17 @@ class VllmSettings(pydantic.BaseModel):
     served_name: str = pydantic.Field(default="tiny", min_length=1, description="model name served")
     host: str = pydantic.Field(default="127.0.0.1", description="address to bind")
     port: int = pydantic.Field(default=0, ge=0, le=65535, description="HTTP port; 0 takes a free one")
-    venv: pathlib.Path = pydantic.Field(
-        default=install.DEFAULT_VENV, description="environment of workers.vllm.install"
-    )
+    venv: pathlib.Path = pydantic.Field(default=install.DEFAULT_VENV, description="environment of workers.vllm.install")
     max_model_len: int = pydantic.Field(default=4096, ge=2, description="prompt and output tokens at most")
-    block_size: int = pydantic.Field(
-        default=32, ge=32, multiple_of=32, description="tokens per block, of 32 on CPU"
-    )
+    block_size: int = pydantic.Field(default=32, ge=32, multiple_of=32, description="tokens per block, of 32 on CPU")
     kv_cache_bytes: int = pydantic.Field(default=64 * 2**20, ge=2**20, description="memory of the KV cache")
-    priority_scheduling: bool = pydantic.Field(
-        default=True, description="lower `priority` first; else by arrival"
-    )
+    priority_scheduling: bool = pydantic.Field(default=True, description="lower `priority` first; else by arrival")
     lora: bool = pydantic.Field(default=False, description="allow LoRA adapters, loaded at run time")
     kv_events_endpoint: str | None = pydantic.Field(
         default=None,
         description="ZMQ endpoint of KV events: the engine binds ipc://PATH, and connects to tcp://HOST:PORT",
     )
-    kv_replay_endpoint: str | None = pydantic.Field(
-        default=None, description="ZMQ endpoint of replay; it is bound"
-    )
+    kv_replay_endpoint: str | None = pydantic.Field(default=None, description="ZMQ endpoint of replay; it is bound")
     start_timeout_s: float = pydantic.Field(default=240.0, gt=0, description="time to become healthy")
     extra_args: tuple[str, ...] = pydantic.Field(default=(), description="further arguments of `vllm serve`")
 
@@ -83,9 +75,7 @@ class VllmProcess:
         """Start the engine, wait until it is healthy, return its port. Raises VllmFailed; nothing is left then."""
         program = self.settings.venv / "bin" / "vllm"
         if not program.exists():
-            raise VllmFailed(
-                f"{program} is not there; run: python -m workers.vllm.install --venv {self.settings.venv}"
-            )
+            raise VllmFailed(f"{program} is not there; run: python -m workers.vllm.install --venv {self.settings.venv}")
         self.port = self.settings.port or _free_port(self.settings.host)
         self._process = await asyncio.create_subprocess_exec(
             str(program.absolute()),

@@ -68,7 +68,7 @@ def _weights(seed: int) -> dict[str, Tensor]:
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> Tensor:
         values = random.standard_normal((rows, columns)) * gain / np.sqrt(columns)
-        return values.astype(np.float32)
+        return np.asarray(values, dtype=np.float32)
 
     ones = np.ones(_HIDDEN, np.float32)
     head = matrix(_VOCAB, _HIDDEN, 3.0)

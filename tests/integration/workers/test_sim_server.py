@@ -157,9 +157,7 @@ async def test_errors_have_openais_shape(body: dict[str, Any], status: int, para
 async def test_a_client_that_leaves_is_aborted() -> None:
     """When the connection closes, the request's blocks are free soon, and it counts as an abort."""
     async with serving(speed=1.0) as (worker, client):
-        async with client.stream(
-            "POST", "/v1/completions", json=completion(max_tokens=50_000, stream=True)
-        ) as got:
+        async with client.stream("POST", "/v1/completions", json=completion(max_tokens=50_000, stream=True)) as got:
             await anext(got.aiter_bytes())
             assert worker.stats.running == 1
         await until(lambda: worker.stats.in_flight == 0)
@@ -200,9 +198,7 @@ async def test_the_small_endpoints() -> None:
         assert (await client.get("/v1/models")).json()["data"][0]["owned_by"] == "penstock-simulated"
         ids = (await client.post("/tokenize", json={"prompt": "Grüße, Welt"})).json()["tokens"]
         assert (await client.post("/detokenize", json={"tokens": ids})).json()["prompt"] == "Grüße, Welt"
-        vectors = (await client.post("/v1/embeddings", json={"model": "m", "input": ["a", "b"]})).json()[
-            "data"
-        ]
+        vectors = (await client.post("/v1/embeddings", json={"model": "m", "input": ["a", "b"]})).json()["data"]
         assert len(vectors) == 2 and vectors[0]["embedding"] != vectors[1]["embedding"]
         lora = {"lora_name": "ad", "lora_path": "/a"}
         statuses = [(await client.post("/v1/load_lora_adapter", json=lora)).status_code for _ in range(2)]
@@ -221,7 +217,5 @@ async def test_many_at_once_all_get_their_tokens() -> None:
     async with serving(kv_blocks=200, max_num_seqs=16) as (worker, client):
         bodies = [completion(prompt=f"{number} {PROMPT}", max_tokens=50 + number) for number in range(40)]
         answers = await asyncio.gather(*(client.post("/v1/completions", json=body) for body in bodies))
-        assert [answer.json()["usage"]["completion_tokens"] for answer in answers] == [
-            50 + n for n in range(40)
-        ]
+        assert [answer.json()["usage"]["completion_tokens"] for answer in answers] == [50 + n for n in range(40)]
         assert worker.stats.kv_usage == 0.0

@@ -81,9 +81,7 @@ def run(config: types.EngineConfig, jobs: list[Job]) -> tuple[engine.Engine, lis
             tokens[done.id] = tokens.get(done.id, 0) + 1
         follow_events(findable, result)
         check_books(model, findable)
-        log.append(
-            (now_s, [r.id for r in result.first], [r.id for r in result.finished], len(result.decoded))
-        )
+        log.append((now_s, [r.id for r in result.first], [r.id for r in result.finished], len(result.decoded)))
     for request in requests.values():
         if request.state is types.State.FINISHED:
             assert tokens[request.id] == request.output_tokens == request.generated

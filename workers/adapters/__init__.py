@@ -1,0 +1,1 @@
+"""What each engine calls its metrics and events, translated into one vocabulary."""
