@@ -42,9 +42,7 @@ class EngineProfile(pydantic.BaseModel):
     block_size: int = pydantic.Field(ge=1, description="tokens per block")
     max_num_batched_tokens: int = pydantic.Field(ge=1, description="tokens per step at most")
     max_num_seqs: int = pydantic.Field(ge=1, description="sequences running at most")
-    frontend_ms: float = pydantic.Field(
-        ge=0, description="HTTP, tokenising and detokenising outside the steps, ms"
-    )
+    frontend_ms: float = pydantic.Field(ge=0, description="HTTP, tokenising and detokenising outside the steps, ms")
     synthetic: bool = pydantic.Field(default=False, description="made up, not measured")
     source: str
     licence: str
@@ -58,9 +56,7 @@ class EngineProfile(pydantic.BaseModel):
 
 def list_profiles() -> list[str]:
     """Names of all profiles, sorted."""
-    return sorted(
-        path.name.removesuffix(".json") for path in _directory().iterdir() if path.name.endswith(".json")
-    )
+    return sorted(path.name.removesuffix(".json") for path in _directory().iterdir() if path.name.endswith(".json"))
 
 
 def load_profile(name: str) -> EngineProfile:
