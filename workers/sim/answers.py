@@ -8,6 +8,8 @@ import msgspec
 FINGERPRINT = "penstock-simulated"
 DONE = b"data: [DONE]\n\n"
 
+_MARK = "\0the text goes here\0"
+
 _encode = msgspec.json.encode
 
 
@@ -33,6 +35,10 @@ class Shape:
             "model": model,
             "system_fingerprint": FINGERPRINT,
         }
+
+        # All but the text of a plain event of tokens is the same each time.
+        plain = self._tokens_event(_MARK, (), None, None, None)
+        self._before, _, self._after = plain.rpartition(_encode(_MARK))
 
     def whole(
         self,
@@ -81,6 +87,18 @@ class Shape:
         prompt_ids: Sequence[int] | None = None,
     ) -> bytes:
         """The event of new tokens; a completion's first event brings `prompt_ids` where ids are wanted."""
+        if finish_reason is None and counted is None and not self._with_ids:
+            return self._before + _encode(text) + self._after
+        return self._tokens_event(text, ids, finish_reason, counted, prompt_ids)
+
+    def _tokens_event(
+        self,
+        text: str,
+        ids: Sequence[int],
+        finish_reason: str | None,
+        counted: dict[str, Any] | None,
+        prompt_ids: Sequence[int] | None,
+    ) -> bytes:
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
         if self._chat:
             choice["delta"] = {"content": text}
