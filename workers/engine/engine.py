@@ -68,6 +68,11 @@ class Engine:
         return self._num_waiting
 
     @property
+    def decode_kv_tokens(self) -> int:
+        """KV tokens of the decoding sequences together, which decide how long a decoding step takes."""
+        return self._decode_kv_tokens
+
+    @property
     def kv_usage(self) -> float:
         """Share of the KV cache that running requests hold, 0 to 1."""
         return self._pool.usage

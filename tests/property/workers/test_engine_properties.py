@@ -133,6 +133,7 @@ def test_books_balance(config: types.EngineConfig, jobs: list[Job]) -> None:
     assert model.pool.num_free == config.kv_blocks
     assert model.num_running == model.num_waiting == 0
     assert model.kv_usage == 0.0
+    assert model.decode_kv_tokens == 0
 
 
 @settings(max_examples=30, deadline=None)
