@@ -1,4 +1,4 @@
-"""Metric adapters, on recorded text."""
+"""Metric adapters: text recorded from vLLM, and text written from the names that SGLang documents."""
 
 import pathlib
 
