@@ -1,0 +1,1 @@
+"""CPU time per request of the gateway, beside that of another proxy."""
