@@ -1,0 +1,250 @@
+"""`penstock up`: Redis, Ray, controller, gateways and workers as one fleet under one process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+
+from controller import ray_node
+from controller.local import client, options, ports, state, supervisor
+from penstock.runtime import clock as clocks
+from penstock.runtime import embedded_redis, errors, lifecycle, processes, tasks
+
+_STOP_GATEWAY_S = 35.0
+_STOP_S = 8.0
+
+
+class PortTaken(errors.TerminalError):
+    """The client port is in use; the message says by whom."""
+
+
+class Up:
+    """One local fleet. Everything that it starts is a child of this process and ends with it, however it ends."""
+
+    def __init__(self, opts: options.UpOptions, clock: clocks.Clock, tell: Callable[[str], None]) -> None:
+        self._opts, self._clock, self._tell = opts, clock, tell
+        self._owned = opts.run_dir is None
+        self._dir = pathlib.Path()
+        self._ray_temp: pathlib.Path | None = None
+        self._reserved: socket.socket | None = None
+        self._redis: embedded_redis.EmbeddedRedis | None = None
+        self._redis_url = opts.redis_url or ""
+        self._ray: processes.Child | None = None
+        self._controller: processes.Child | None = None
+        self._gateways: list[processes.Child] = []
+        self._supervisor = supervisor.Supervisor(clock, tell)
+        self.port = opts.port
+        self.controller_address = ""
+
+    async def run(self, stopped: asyncio.Event, on_ready: Callable[[Up], None]) -> None:
+        """Starts the fleet, waits for `stopped`, stops it. Raises `PortTaken`, `StartError`; nothing is left then."""
+        try:
+            starting = asyncio.create_task(self._start(), name="up-start")
+            stopping = asyncio.create_task(stopped.wait())
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                await tasks.cancel([starting])
+                return
+            await starting
+            on_ready(self)
+            await stopping
+        finally:
+            await self.stop()
+
+    async def _start(self) -> None:
+        began_s = self._clock.monotonic_s()
+        self._prepare()
+        await self._supervisor.start()
+        if self._opts.ray_address is None:
+            self._start_ray()
+        if self._opts.redis_url is None:
+            self._redis = embedded_redis.EmbeddedRedis(self._dir / "redis", self._clock)
+            await self._redis.start()
+            assert self._redis.child is not None
+            self._redis_url = self._redis.url
+            self._supervisor.watch(self._redis.child, self._restart_redis)
+            self._tell(f"redis      ready on 127.0.0.1:{self._redis.port}")
+        _write_secret(self._dir / "redis.url", self._redis_url)
+        self._start_controller()
+        for number in range(self._opts.gateways):
+            self._start_gateway(number)
+        await self._wait_ready(began_s)
+
+    def _prepare(self) -> None:
+        state.clear_stale(self._opts.port)
+        self._reserved = ports.reserve(self._opts.host, self._opts.port)
+        if self._reserved is None:
+            raise PortTaken(
+                f"port {self._opts.port} on {self._opts.host} is taken by {ports.holder(self._opts.port)}; "
+                "choose another with --port"
+            )
+        self.port = self._reserved.getsockname()[1]
+        if self._opts.run_dir is not None:
+            self._dir = self._opts.run_dir.absolute()
+            self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        else:
+            self._dir = pathlib.Path(tempfile.mkdtemp(prefix="penstock-"))
+        (self._dir / "logs").mkdir(exist_ok=True)
+        for name in ("ray.address", "controller.address"):
+            (self._dir / name).unlink(missing_ok=True)
+
+    def _environment(self) -> dict[str, str]:
+        """Ours, without settings of Penstock components that were meant for others, with what Ray needs."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_WORKER_")}
+        return {**kept, **ray_node.environment(self._dir)}
+
+    def _start_ray(self) -> None:
+        temp = self._dir / "ray"
+        if len(str(temp)) > ray_node.MAX_TEMP_DIR:
+            temp = self._ray_temp = pathlib.Path(tempfile.mkdtemp(prefix="penstock-ray-"))
+        argv = [
+            *(sys.executable, "-m", "controller.ray_node", "--run-dir", str(self._dir), "--temp-dir", str(temp)),
+            *("--address-file", str(self._dir / "ray.address"), "--num-cpus", str(max(64, self._opts.workers * 2))),
+        ]
+        self._ray = self._child("ray", argv, self._environment())
+        self._supervisor.watch(self._ray, self._restart_ray)
+
+    def _start_controller(self) -> None:
+        file = self._dir / "deployments.json"
+        file.write_text(json.dumps([self._opts.deployment().model_dump(mode="json")]))
+        env = self._environment()
+        env |= {
+            "PENSTOCK_CONTROLLER_REDIS_URL": self._redis_url,
+            "PENSTOCK_CONTROLLER_NAMESPACE": self._opts.namespace,
+            "PENSTOCK_CONTROLLER_DEPLOYMENTS_FILE": str(file),
+            "PENSTOCK_CONTROLLER_GRPC_ADDRESS_FILE": str(self._dir / "controller.address"),
+            "PENSTOCK_CONTROLLER_WORKER_REDIS_URL_FILE": str(self._dir / "redis.url"),
+            "PENSTOCK_CONTROLLER_GRPC_PORT": str(processes.free_port()),
+        }
+        if self._opts.ray_address is not None:
+            env["PENSTOCK_CONTROLLER_RAY_ADDRESS"] = self._opts.ray_address
+        else:
+            env["PENSTOCK_CONTROLLER_RAY_ADDRESS_FILE"] = str(self._dir / "ray.address")
+        self._controller = self._child("controller", [sys.executable, "-m", "controller"], env)
+        self._supervisor.watch(self._controller)
+
+    def _start_gateway(self, number: int) -> None:
+        name = f"gw-{number}"
+        env = self._environment() | {
+            "PENSTOCK_GATEWAY_REDIS_URL": self._redis_url,
+            "PENSTOCK_GATEWAY_NAMESPACE": self._opts.namespace,
+        }
+        argv = [
+            *(sys.executable, "-m", "router.server", "--id", name, "--host", self._opts.host),
+            *("--port", str(self.port), "--admin-port", str(processes.free_port()), "--policy", self._opts.policy),
+        ]
+        child = self._child(name, argv, env)
+        self._gateways.append(child)
+        self._supervisor.watch(child)
+
+    def _child(self, name: str, argv: list[str], env: dict[str, str]) -> processes.Child:
+        child = processes.Child(name, argv, env=env, log_path=self._dir / "logs" / f"{name}.log")
+        child.spawn()
+        return child
+
+    async def _restart_redis(self) -> None:
+        assert self._redis is not None and self._redis.child is not None
+        # The same port and password: everybody reconnects.
+        self._redis.child.spawn()
+
+    async def _restart_ray(self) -> None:
+        """A new Ray has another address; the controller connects anew."""
+        (self._dir / "ray.address").unlink(missing_ok=True)
+        assert self._ray is not None
+        self._ray.spawn()
+        if self._controller is not None:
+            self._controller.signal(signal.SIGTERM)
+
+    async def _wait_ready(self, began_s: float) -> None:
+        """Until every gateway and worker is ready, telling of each step once."""
+        deadline_s = began_s + self._opts.ready_timeout_s + (300.0 if self._opts.engine == "vllm" else 0.0)
+        told: set[str] = set()
+
+        def once(line: str) -> None:
+            if line not in told:
+                told.add(line)
+                self._tell(line)
+
+        address_file = self._dir / "controller.address"
+        while True:
+            self._check_children()
+            if self._clock.monotonic_s() > deadline_s:
+                raise errors.StartError(
+                    f"the fleet was not ready within {deadline_s - began_s:g} s; logs are in {self._dir / 'logs'}\n"
+                    + self._last_words()
+                )
+            if (self._dir / "ray.address").exists():
+                once("ray        ready")
+            if address_file.exists():
+                self.controller_address = address_file.read_text().strip()
+                once(f"controller ready on {self.controller_address}")
+                self._write_state()
+                view = await client.get_fleet(self.controller_address)
+                if view is not None:
+                    ready = sum(pool.ready for item in view.deployments for pool in item.pools)
+                    if view.gateways:
+                        once(f"gateways   {len(view.gateways)} of {self._opts.gateways} ready")
+                    if ready:
+                        once(f"workers    {ready} of {self._opts.workers} ready")
+                    if ready >= self._opts.workers and len(view.gateways) >= self._opts.gateways:
+                        return
+            await self._clock.sleep(0.1)
+
+    def _check_children(self) -> None:
+        """A child that cannot start at all ends the start: it would only fail again."""
+        for child in (self._ray, self._controller, *self._gateways):
+            if child is not None and child.exit_code is not None and child.exit_code > 0:
+                raise errors.StartError(f"{child.name} ended with status {child.exit_code}:\n{child.log_tail()}")
+
+    def _last_words(self) -> str:
+        tails = [(child.name, child.log_tail(400)) for child in (self._ray, self._controller) if child is not None]
+        return "\n".join(f"{name}: {tail}" for name, tail in tails)
+
+    def _write_state(self) -> None:
+        state.write(
+            state.FleetState(
+                pid=os.getpid(),
+                port=self.port,
+                host=self._opts.host,
+                controller=self.controller_address,
+                run_dir=str(self._dir),
+                owned=self._owned,
+            )
+        )
+
+    async def stop(self) -> None:
+        """Gateways first, so that nothing new comes; then controller, Ray with the workers, Redis, files."""
+        await self._supervisor.stop()
+        await asyncio.gather(*(child.stop(_STOP_GATEWAY_S) for child in self._gateways))
+        for child in (self._controller, self._ray):
+            if child is not None:
+                await child.stop(_STOP_S)
+        if self._redis is not None:
+            await self._redis.stop()
+        if self._reserved is not None:
+            self._reserved.close()
+            state.remove(self.port)
+        if self._ray_temp is not None:
+            shutil.rmtree(self._ray_temp, ignore_errors=True)
+        if self._owned and self._dir != pathlib.Path():
+            shutil.rmtree(self._dir, ignore_errors=True)
+
+
+def _write_secret(path: pathlib.Path, text: str) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
+        handle.write(text)
+
+
+async def run(opts: options.UpOptions, tell: Callable[[str], None], on_ready: Callable[[Up], None]) -> None:
+    """Runs a fleet until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    lifecycle.stop_on_signals(stopped)
+    await Up(opts, clocks.SystemClock(), tell).run(stopped, on_ready)

@@ -1,0 +1,50 @@
+"""`python -m workers.hosting`: one worker as a plain process; its specification as JSON in PENSTOCK_WORKER_SPEC.
+
+SIGTERM drains it. The exit status is 0 after a drain, 1 where the engine ended or a newer incarnation took over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import pydantic
+
+from penstock.runtime import errors, lifecycle, logs, tasks
+from workers.hosting import spec, worker
+
+SPEC_ENV = "PENSTOCK_WORKER_SPEC"
+
+
+async def run(config: spec.WorkerSpec) -> int:
+    """Runs until told to stop, or until the worker ends by itself."""
+    stopped = asyncio.Event()
+    lifecycle.stop_on_signals(stopped)
+    this = worker.Worker(config)
+    await this.start()
+    waiting = [asyncio.create_task(stopped.wait()), asyncio.create_task(this.agent.ended.wait())]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    await tasks.cancel(waiting)
+    if this.agent.failure is not None:
+        await this.stop()
+        return 1
+    await this.drain()
+    return 0
+
+
+def main() -> int:
+    """Entry point."""
+    logs.configure(logs.LogSettings())
+    try:
+        config = spec.WorkerSpec.model_validate_json(os.environ.get(SPEC_ENV, "{}"))
+        return asyncio.run(run(config))
+    except pydantic.ValidationError as exc:
+        print(f"worker: {SPEC_ENV}: {exc}", file=sys.stderr)
+    except errors.PenstockError as exc:
+        print(f"worker: {logs.mask_urls(str(exc))}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

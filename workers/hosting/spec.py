@@ -1,0 +1,47 @@
+"""What one worker is to be."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pydantic
+from pydantic import Field
+
+from penstock.api import types
+from penstock.runtime import errors
+
+REDIS_URL_ENV = "PENSTOCK_WORKER_REDIS_URL"
+
+
+class WorkerSpec(pydantic.BaseModel):
+    """Everything that a host needs to start one worker. It holds no secret: the Redis URL is read where it runs."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    id: types.Name
+    deployment: types.Name
+    model: types.ModelName
+    role: types.Role = types.ROLE_UNIFIED
+    engine: types.EngineSpec = types.EngineSpec()
+    host: str = Field("127.0.0.1", description="Address that the engine listens on")
+    namespace: str = Field("default", description="Namespace of the fleet in Redis")
+    redis_url_file: pathlib.Path | None = Field(
+        None, description=f"File with the Redis URL, for its owner only; without it ${REDIS_URL_ENV} holds the URL"
+    )
+    lease_s: float = Field(3.0, gt=0, description="Lease of the registration, s")
+    renew_s: float = Field(1.0, gt=0, description="How often the lease is renewed, s")
+    settle_s: float = Field(0.3, ge=0, description="Time for gateways to see a drain, s")
+    drain_s: float = Field(120.0, ge=0, description="Longest drain: then open streams are cut, s")
+    num_cpus: float = Field(0.01, ge=0, description="CPUs that Ray books for the worker")
+
+    def redis_url(self) -> str:
+        """The URL, from the environment or the file. Raises `TerminalError` where there is neither."""
+        if url := os.environ.get(REDIS_URL_ENV):
+            return url
+        if self.redis_url_file is None:
+            raise errors.TerminalError(f"worker {self.id}: no Redis URL; set {REDIS_URL_ENV} or redis_url_file")
+        try:
+            return self.redis_url_file.read_text().strip()
+        except OSError as exc:
+            raise errors.TerminalError(f"worker {self.id}: {self.redis_url_file}: {exc.strerror}") from exc

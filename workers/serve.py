@@ -1,0 +1,61 @@
+"""A worker as a Ray Serve application of one replica.
+
+Requests do not pass through Ray: the replica serves a port of its own and registers it. Serve starts the replica again
+where `check_health` fails or its process dies, and on deletion awaits `__del__`, which drains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+
+from penstock.runtime import errors, logs
+from workers.hosting import spec, worker
+
+HEALTH_PERIOD_S = 1.0
+HEALTH_TIMEOUT_S = 10.0
+
+
+class Replica:
+    """Serve's view of one worker."""
+
+    async def __init__(self, config_json: str) -> None:  # type: ignore[misc]
+        logs.configure(logs.LogSettings(format="json"))
+        self._worker = worker.Worker(spec.WorkerSpec.model_validate_json(config_json))
+        await self._worker.start()
+
+    async def check_health(self) -> None:
+        """Raises where the engine is dead or another incarnation took over; Serve then replaces the replica."""
+        if not await self._worker.agent.healthy():
+            raise errors.TerminalError(self._worker.agent.failure or "the engine does not run")
+
+    async def __call__(self) -> str:
+        """Serve wants a callable; nothing calls it."""
+        record = self._worker.agent.record
+        return record.endpoint.address if record is not None else ""
+
+    async def __del__(self) -> None:
+        started = getattr(self, "_worker", None)
+        if started is not None:
+            await started.drain()
+
+
+def application(config: spec.WorkerSpec, runtime_env: dict[str, Any] | None = None) -> serve.Application:
+    """The application to run under the worker's id, without a route."""
+    options: dict[str, Any] = {"num_cpus": config.num_cpus}
+    if runtime_env:
+        options["runtime_env"] = runtime_env
+    deployment = serve.deployment(
+        Replica,
+        name="worker",
+        num_replicas=1,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=config.drain_s + config.settle_s + 20.0,
+        max_ongoing_requests=8,
+        ray_actor_options=options,
+    )
+    bound: serve.Application = deployment.bind(config.model_dump_json())
+    return bound
