@@ -57,6 +57,8 @@ class Loop:
         # Between looking and writing, nobody else of this process may change what is wanted.
         self.lock = asyncio.Lock()
         self._last_reason = ""
+        self._acted = False
+        self._looked_s = 0.0
         self._led_epoch = 0
         self._written = store.Memory()
         self.memory = store.Memory()
@@ -141,6 +143,7 @@ class Loop:
         if self.memory != self._written:
             await self._store.put_memory(self.memory)
             self._written = self.memory
+        self._acted = bool(decision.commands)
         await self._act(decision)
 
     async def _take_over(self) -> None:
@@ -161,6 +164,12 @@ class Loop:
             await self._emit("deployment", deployment.name, "created")
 
     async def _look_at_host(self) -> None:
+        """Each tick while something is on its way, else every `host_s`: asking Ray costs CPU on both sides."""
+        now_s = self._clock.monotonic_s()
+        settled = all(self._watcher.workers.get(name) for name in self.hosting) and self._last_reason == "as wanted"
+        if settled and not self._acted and now_s - self._looked_s < self._settings.host_s:
+            return
+        self._looked_s = now_s
         try:
             self.hosting = await self._host.list()
         except errors.RetryableError as exc:

@@ -33,7 +33,7 @@ class Store:
     async def deployments(self) -> dict[str, types.ModelDeployment]:
         """By name."""
         with redis_link.translated("read deployments"):
-            rows: dict[bytes, bytes] = await self._client.hgetall(self._keys.deployments)  # type: ignore[misc]
+            rows = await self._client.hgetall(self._keys.deployments)
         parsed = (types.ModelDeployment.model_validate_json(value) for value in rows.values())
         return {item.name: item for item in sorted(parsed, key=lambda item: item.name)}
 

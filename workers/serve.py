@@ -17,12 +17,34 @@ HEALTH_PERIOD_S = 1.0
 HEALTH_TIMEOUT_S = 10.0
 
 
+def keep_to_loopback() -> None:
+    """Makes Serve's own server in this replica, for calls between deployments, listen on 127.0.0.1 only.
+
+    Ray binds it to every interface and has no setting for it (2.60); nothing calls a worker through it.
+    """
+    from ray.serve._private import replica
+
+    bind = getattr(replica, "add_port_to_grpc_server", None)
+    if bind is None:
+        logs.get("worker").warning("ray_port_not_restricted", reason="this Ray starts its server another way")
+        return
+
+    def on_loopback(server: Any, address: str) -> int:
+        port: int = bind(server, address.replace("[::]:", "127.0.0.1:"))
+        return port
+
+    replica.add_port_to_grpc_server = on_loopback
+
+
 class Replica:
     """Serve's view of one worker."""
 
     async def __init__(self, config_json: str) -> None:  # type: ignore[misc]
         logs.configure(logs.LogSettings(format="json"))
-        self._worker = worker.Worker(spec.WorkerSpec.model_validate_json(config_json))
+        config = spec.WorkerSpec.model_validate_json(config_json)
+        if config.host in ("127.0.0.1", "::1", "localhost"):
+            keep_to_loopback()
+        self._worker = worker.Worker(config)
         await self._worker.start()
 
     async def check_health(self) -> None:

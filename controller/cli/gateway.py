@@ -23,7 +23,10 @@ from penstock.runtime import errors
 @click.option("--config", "file", type=click.Path(path_type=pathlib.Path), help="Settings file (YAML).")
 def gateway(file: pathlib.Path | None, endpoints: tuple[str, ...], **flags: object) -> None:
     """Runs one gateway in front of OpenAI-compatible servers: no Redis, no Ray, no controller."""
+    from penstock.runtime import compiled
     from penstock.runtime import settings as base
+
+    compiled.activate()
     from router.server import main
     from router.server import settings as gateway_settings
 

@@ -90,7 +90,10 @@ class Fleet:
     def upsert(self, record: WorkerRecord) -> Backend:
         """Adds an endpoint or takes over its new record. A new incarnation starts with an empty cache."""
         known = self.backends.get(record.id)
-        if known is not None and known.record.incarnation == record.incarnation:
+        if known is not None and (known.record.incarnation, known.record.endpoint) == (
+            record.incarnation,
+            record.endpoint,
+        ):
             return self._update(known, record)
         if known is not None:
             self.remove(record.id)
