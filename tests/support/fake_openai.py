@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,8 @@ class FakeOpenAI:
     def __init__(self, behave: Callable[[int, Asked], str] = lambda _n, _a: WHOLE, words: int = 3) -> None:
         self.asked: list[Asked] = []
         self.url = ""
+        self.most_at_once: collections.Counter[str] = collections.Counter()
+        self._under_way: collections.Counter[str] = collections.Counter()
         self._behave = behave
         self._words = words
         self._server: asyncio.Server | None = None
@@ -76,12 +79,20 @@ class FakeOpenAI:
             return True
         asked = Asked(path, headers, orjson.loads(data))
         self.asked.append(asked)
-        return await self._answer(self._behave(len(self.asked) - 1, asked), asked, writer)
+        session = headers.get("x-session-id", "")
+        self._under_way[session] += 1
+        self.most_at_once[session] = max(self.most_at_once[session], self._under_way[session])
+        try:
+            return await self._answer(self._behave(len(self.asked) - 1, asked), asked, writer)
+        finally:
+            self._under_way[session] -= 1
 
     async def _answer(self, kind: str, asked: Asked, writer: asyncio.StreamWriter) -> bool:
         if kind == REFUSE:
             writer.transport.abort()
             return False
+        # Long enough that requests sent together are under way together.
+        await asyncio.sleep(0.005)
         if kind == HANG:
             await asyncio.Event().wait()
         if kind == BUSY:

@@ -138,14 +138,22 @@ async def test_interrupt_prints_what_it_has() -> None:
     assert (found["requests"], found["errors_by_kind"]) == (6, {"interrupted": 1})
 
 
-async def test_in_order_turns_wait_for_each_other() -> None:
-    """With --in-order no turn of a session is under way twice, and they come in order of time."""
+@pytest.mark.parametrize("in_order", [True, False])
+async def test_in_order_turns_wait_for_each_other(in_order: bool) -> None:
+    """With --in-order a session has one turn under way, in order of time; without it the load stays open."""
+    args = ["--in-order"] if in_order else []
     async with fake_openai.FakeOpenAI() as server:
-        code, found = await figures(server.url, str(DATA / "agent"), "--format", "agent", "--in-order")
+        code, found = await figures(server.url, str(DATA / "agent"), "--format", "agent", *args)
+    sessions = {path.stem for path in (DATA / "agent").glob("*.jsonl")}
     assert (code, found["requests"]) == (0, 44)
-    assert {each.headers["x-session-id"] for each in server.asked} == {
-        path.stem for path in (DATA / "agent").glob("*.jsonl")
-    }
+    assert set(server.most_at_once) == sessions
+    assert (max(server.most_at_once.values()) == 1) is in_order
+    if in_order:
+        for session in sessions:
+            rows = [json.loads(line) for line in (DATA / "agent" / f"{session}.jsonl").read_text().splitlines()]
+            texts = [row["input"] for row in sorted(rows, key=lambda row: row["timestamp"])]
+            turns = [each for each in server.asked if each.headers["x-session-id"] == session]
+            assert [each.body["messages"][0]["content"] for each in turns] == texts
 
 
 async def test_bad_rows_are_named_and_strict_stops(tmp_path: pathlib.Path) -> None:

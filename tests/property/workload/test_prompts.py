@@ -56,3 +56,10 @@ def test_requests_without_blocks_share_nothing(one: int, two: int) -> None:
     maker = prompts.Prompts()
     texts = [maker.text(request.TraceRequest(0.0, 50, 1, "t", line)) for line in (one, two)]
     assert (common_bytes(*texts) < 13) == (one != two)
+
+
+def test_no_two_blocks_begin_alike() -> None:
+    """200,000 ids, many more than there are places to cut the text, part within their first 13 characters."""
+    maker = prompts.Prompts()
+    beginnings = {maker.text(asked([each], 4)) for each in range(200_000)}
+    assert len(beginnings) == 200_000
