@@ -8,14 +8,14 @@ UP_ARGS ?=
 PYTEST_ARGS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup up test test-all test-vllm check format generate lock bench vllm clean
+.PHONY: help setup up test test-compiled test-vllm check format generate lock bench vllm clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: $(STAMP) ## Virtual environment with the project and its command, .venv/bin/penstock
 
-$(STAMP): requirements.lock pyproject.toml tools/setup.sh
+$(STAMP): requirements.lock pyproject.toml tools/setup.sh tools/compile_hotpath.py
 	PYTHON="$(PYTHON)" bash tools/setup.sh "$(VENV)"
 	@touch $@
 
@@ -25,6 +25,10 @@ up: setup ## A local fleet that answers OpenAI requests (ENGINE=sim|vllm, UP_ARG
 
 test: setup ## The tests (without those that need a vLLM engine)
 	$(BIN)/python -m pytest -m "not vllm" $(PYTEST_ARGS)
+
+test-compiled: setup ## The gateway's tests on its compiled hot path (needs a C compiler)
+	$(BIN)/python tools/compile_hotpath.py --strict
+	PENSTOCK_TEST_COMPILED=1 $(BIN)/python -m pytest tests/unit/router tests/property/router tests/integration/router $(PYTEST_ARGS)
 
 vllm: setup ## A vLLM engine for CPU in .venv-vllm (5.8 GB)
 	$(BIN)/python -m workers.vllm.install

@@ -34,7 +34,8 @@ class Exchange:
 
     __slots__ = (
         "attempts", "backend", "chunks", "connecting", "connection", "features", "first_byte_ms", "front", "gateway",
-        "hashes", "head", "held", "keep_upstream", "last_byte_ms", "last_tick", "pool", "predicted_cached", "prefill", "prior", "profile",
+        "hashes", "head", "held", "keep_upstream", "last_byte_ms", "last_tick", "pool", "predicted_cached", "prefill", "prior",
+        "profile",
         "prompt_tokens", "queued_tokens", "received", "remaining", "request", "request_id", "scanner", "sent_ms",
         "session", "started_ms", "started_tick", "state", "tail", "tenant", "tried", "wrote",
     )  # fmt: skip

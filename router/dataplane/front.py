@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httptools
 import xxhash
+from mypy_extensions import mypyc_attr
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock.api.errors import STATUS, Reason, error_body
@@ -74,6 +75,7 @@ class Prepared(NamedTuple):
     session: bytes
 
 
+@mypyc_attr(native_class=False)
 class FrontProtocol(HttpToolsProtocol):
     """One client connection."""
 
@@ -458,6 +460,7 @@ class FrontProtocol(HttpToolsProtocol):
         extra = b"connection: close\r\n" if close else b""
         if status in (429, 503):
             extra += b"retry-after: %d\r\n" % self.owner.limits.retry_after_s
-        return b"HTTP/1.1 %d %b\r\ndate: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
+        form = b"HTTP/1.1 %d %b\r\ndate: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
+        return (form + b"%b\r\n%b") % (
             status, _PHRASES[status], formatdate(usegmt=True).encode(), len(body), request_id, extra, body,
         )  # fmt: skip

@@ -7,10 +7,25 @@ import os
 import pathlib
 import sys
 
-from penstock.runtime import errors
+from penstock.runtime import compiled, errors
 from penstock.runtime import settings as base
 from router.server import main
 from router.server import settings as gateway_settings
+
+
+def run_compiled() -> None:
+    """Becomes the same process on the compiled hot path, where there is one that fits."""
+    found = compiled.folder()
+    if found is not None:
+        path = os.environ.get("PYTHONPATH")
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(found) + (os.pathsep + path if path else ""),
+            # Or the working directory, with the plain sources, would come first.
+            "PYTHONSAFEPATH": "1",
+            compiled.SWITCH: "0",
+        }
+        os.execve(sys.executable, [sys.executable, "-m", "router.server", *sys.argv[1:]], environment)
 
 
 def parse(argv: list[str]) -> gateway_settings.GatewaySettings:
@@ -32,6 +47,7 @@ def parse(argv: list[str]) -> gateway_settings.GatewaySettings:
 
 
 if __name__ == "__main__":
+    run_compiled()
     try:
         raise SystemExit(main.run(parse(sys.argv[1:])))
     except errors.PenstockError as exc:

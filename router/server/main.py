@@ -16,7 +16,7 @@ import uvloop
 from penstock.api import wire
 from penstock.api.types import WorkerRecord
 from penstock.runtime import clock as clocks
-from penstock.runtime import errors, lifecycle, logs, registry
+from penstock.runtime import compiled, errors, lifecycle, logs, registry
 from penstock.runtime import redis as redis_link
 from router.dataplane import fleet, front, gateway, upstream
 from router.index import prefix
@@ -266,6 +266,7 @@ async def serve(settings: gateway_settings.GatewaySettings) -> int:
     log.info(
         "gateway_ready", id=settings.id, address=f"{address[0]}:{address[1]}",
         admin=f"{admin_address[0]}:{admin_address[1]}", policy=settings.policy,
+        compiled=compiled.in_use(),
     )  # fmt: skip
     await stopped.wait()
     failed = await life.stop()

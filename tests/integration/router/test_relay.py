@@ -44,7 +44,12 @@ async def test_stream_is_relayed_as_it_comes(engine: scripted_engine.ScriptedEng
             assert "w0" in first
             gate.set()
             rest = [line async for line in lines if line]
-    assert [json.loads(line[6:])["choices"][0]["delta"]["content"] for line in rest[:-1]] == ["w1 ", "w2 ", "w3 ", "w4 "]
+    assert [json.loads(line[6:])["choices"][0]["delta"]["content"] for line in rest[:-1]] == [
+        "w1 ",
+        "w2 ",
+        "w3 ",
+        "w4 ",
+    ]
     assert rest[-1] == "data: [DONE]"
 
 
@@ -72,7 +77,11 @@ async def test_pipelined_requests_are_answered_in_order(engine: scripted_engine.
     for number in range(5):
         body = b'{"model":"m","prompt":"p%d"}' % number
         close = b"connection: close\r\n" if number == 4 else b""
-        requests += b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n%b" % (close, len(body), body)
+        requests += b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n%b" % (
+            close,
+            len(body),
+            body,
+        )
     async with gateways.running(engine.url) as gateway:
         raw = await gateway.raw(requests, until_close=True)
     assert [raw.find(b'"content":"p%d"' % number) >= 0 for number in range(5)] == [True] * 5
