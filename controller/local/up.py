@@ -234,6 +234,8 @@ class Up:
             state.remove(self.port)
         if self._ray_temp is not None:
             shutil.rmtree(self._ray_temp, ignore_errors=True)
+        for name in ("redis.url", "ray.token", "ray.address", "controller.address"):
+            (self._dir / name).unlink(missing_ok=True)
         if self._owned and self._dir != pathlib.Path():
             shutil.rmtree(self._dir, ignore_errors=True)
 

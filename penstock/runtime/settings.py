@@ -93,7 +93,7 @@ def describe(cls: type[Settings], component: str) -> list[Row]:
                 key=".".join(path),
                 env=_env_name(component, path),
                 type=_type_name(field),
-                default=_MASK if _is_secret(field) and default not in ("required", "") else default,
+                default=_MASK if _is_secret(field) and default not in ("required", "unset", "") else default,
                 description=field.description or "",
             )
         )
@@ -229,6 +229,8 @@ def _is_secret(field: FieldInfo) -> bool:
 def _shown(value: Any) -> str:
     from penstock.runtime import logs  # logs' own settings derive from this module
 
+    if value is None:
+        return "unset"
     if isinstance(value, pydantic.SecretStr):
         return _MASK if value.get_secret_value() else ""
     if isinstance(value, str):

@@ -1,0 +1,64 @@
+"""Generates docs/configuration.md from the settings types; `--check` fails where what is committed differs.
+
+Run from the repository's root with the development environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import sys
+
+from penstock.runtime import settings
+
+OUT = pathlib.Path("docs/configuration.md")
+# Component (the part of its environment variables' names), module, class, how it is started.
+COMPONENTS = (
+    ("gateway", "router.server.settings", "GatewaySettings", "python -m router.server"),
+    ("controller", "controller.settings", "ControllerSettings", "python -m controller"),
+)
+HEAD = """# Configuration reference
+
+Generated from the settings types by `python tools/configdoc.py`; do not edit.
+
+Each process reads a YAML file (`--config FILE`), then environment variables, then flags; a later source wins. The file
+may carry `version: 1`. An unknown key, in the file or under the component's prefix in the environment, ends the start
+with a message that names it. Lists in the environment are comma-separated or YAML (`[a, b]`).
+"""
+
+
+def render() -> str:
+    """The page."""
+    sys.path.insert(0, ".")
+    parts = [HEAD]
+    for component, module, name, command in COMPONENTS:
+        cls = getattr(importlib.import_module(module), name)
+        parts.append(f"\n## {component}\n\n`{command}`. {' '.join((cls.__doc__ or '').split())}\n")
+        parts.append("\n| key | environment | type | default | meaning |\n|---|---|---|---|---|\n")
+        for row in settings.describe(cls, component):
+            cells = [
+                f"`{row.key}`",
+                f"`{row.env}`",
+                row.type,
+                f"`{row.default}`" if row.default else "",
+                row.description,
+            ]
+            parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
+    return "".join(parts)
+
+
+def main() -> int:
+    """Entry point: 0 where the committed page is up to date or was written."""
+    text = render()
+    if "--check" not in sys.argv:
+        OUT.parent.mkdir(exist_ok=True)
+        OUT.write_text(text)
+        return 0
+    if not OUT.exists() or OUT.read_text() != text:
+        print(f"{OUT} differs from the settings types: run `make generate`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
