@@ -31,9 +31,18 @@ async def start(*args: str, env: dict[str, str] | None = None) -> asyncio.subpro
     )
 
 
+async def communicated(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """Output of a process, which does not outlive a test that fails."""
+    try:
+        return await asyncio.wait_for(process.communicate(), 30)
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
 async def replay(url: str, *args: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
     process = await start(*args, "--target", url, "--speed", "1000", env=env)
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    out, err = await communicated(process)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 
@@ -131,7 +140,7 @@ async def test_interrupt_prints_what_it_has() -> None:
             while len(server.asked) < 6:
                 await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        out, _ = await asyncio.wait_for(process.communicate(), 30)
+        out, _ = await communicated(process)
     found = json.loads(out)
     assert process.returncode == 130
     assert found["interrupted"] is True
