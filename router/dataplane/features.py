@@ -87,7 +87,7 @@ def _chat_text(fields: dict[str, Any]) -> bytes:
     # Chat templates put tools before the messages, so they are part of the prefix.
     tools = fields.get("tools")
     if tools:
-        parts.append(orjson.dumps(tools).decode())
+        parts.append(_json_text(tools, "tools"))
     for position, message in enumerate(messages):
         if type(message) is not dict:
             raise BadRequestError(f"'messages[{position}]' must be an object", f"messages[{position}]")
@@ -106,7 +106,7 @@ def _chat_text(fields: dict[str, Any]) -> bytes:
             )
         calls = message.get("tool_calls")
         if calls:
-            parts.append(orjson.dumps(calls).decode())
+            parts.append(_json_text(calls, f"messages[{position}].tool_calls"))
     return "".join(parts).encode()
 
 
@@ -119,8 +119,16 @@ def _parts_text(content: list[Any] | None, position: int) -> str:
             param = f"messages[{position}].content"
             raise BadRequestError(f"'{param}' must hold objects", param)
         text = part.get("text")
-        texts.append(text if type(text) is str else orjson.dumps(part).decode())
+        texts.append(text if type(text) is str else _json_text(part, f"messages[{position}].content"))
     return "\x1d".join(texts)
+
+
+def _json_text(value: Any, param: str) -> str:
+    """JSON of a part that has no text of its own. What can be read can be nested too deeply to be written."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as exc:
+        raise BadRequestError(f"'{param}' is nested too deeply", param) from exc
 
 
 def _prompt_text(prompt: Any, name: str) -> tuple[bytes, bool]:

@@ -91,6 +91,8 @@ class FrontProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._head_bytes = 0
         self._in_head = True
+        # Bytes since the last piece of a body: trailers and chunk extensions, which nothing here uses.
+        self._unused_bytes = 0
         self._message_tick = 0
         self._busy_reading = False
         # Nothing more is read from this connection: it closes after the answers that are owed.
@@ -135,10 +137,22 @@ class FrontProtocol(HttpToolsProtocol):
                 self._reject(Reason.HEADERS_TOO_LARGE, f"headers over {self.owner.limits.max_head_bytes} bytes")
                 return
             self._head_bytes += len(data)
+        elif self._unused_bytes > self.owner.limits.max_head_bytes:
+            self._reject(
+                Reason.HEADERS_TOO_LARGE, f"trailers or chunk extensions over {self.owner.limits.max_head_bytes} bytes"
+            )
+            return
+        else:
+            self._unused_bytes += len(data)
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
+        except httptools.HttpParserCallbackError as exc:
+            if not isinstance(exc.__context__, httptools.HttpParserInvalidURLError):
+                # A mistake of ours, not the client's: the loop logs it and ends the connection.
+                raise
+            self._reject(Reason.BAD_REQUEST, "the request's target is not valid")
         except httptools.HttpParserError:
             self._reject(Reason.BAD_REQUEST, "this is not a valid HTTP request")
         except httptools.HttpParserUpgrade:
@@ -169,6 +183,9 @@ class FrontProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header. The length is kept apart, so that the rest is the same from request to request."""
+        if not self._in_head:
+            # A trailer must not pass for a header (RFC 9110, section 6.5.1).
+            return
         name = name.lower()
         if name == b"content-length":
             self._length = value
@@ -178,7 +195,12 @@ class FrontProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is complete: ours, or uvicorn's."""
         self._in_head = False
+        self._unused_bytes = 0
         if self._deaf:
+            return
+        version = self.parser.get_http_version()
+        if version != "1.1" and version != "1.0":
+            self._reject(Reason.BAD_REQUEST, "only HTTP/1.1 and HTTP/1.0 are spoken here")
             return
         limit = self.owner.limits.max_head_bytes
         if self._head_bytes > limit and sum(len(name) + len(value) + 4 for name, value in self.headers) > limit:
@@ -226,6 +248,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
+        self._unused_bytes = 0
         if self._deaf:
             return
         if self._path is None:
@@ -438,6 +461,8 @@ class FrontProtocol(HttpToolsProtocol):
         """Called by uvicorn after an answer of FastAPI's."""
         self._message_tick = self.owner.tick
         super().on_response_complete()
+        if self._close_after and self.cycle.response_complete:
+            self.transport.close()
 
     def _too_large(self) -> None:
         self._reject(Reason.TOO_LARGE, f"the body is over {self.owner.limits.max_body_bytes} bytes")
@@ -450,8 +475,6 @@ class FrontProtocol(HttpToolsProtocol):
         if self.exchange is None and not self._pipelined and (self.cycle is None or self.cycle.response_complete):
             self.owner.account.refused(str(reason))
             self.transport.write(self._error(reason, message, None, self.owner.new_request_id(), close=True))
-            self.transport.close()
-        elif self.exchange is None and not self._pipelined:
             self.transport.close()
 
     def _error(self, reason: Reason, message: str, param: str | None, request_id: bytes, *, close: bool) -> bytes:
