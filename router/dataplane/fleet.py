@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable
 from penstock.api.types import EngineSpeed, WorkerRecord, WorkerState
 from router.dataplane import upstream
 from router.index import blocks, prefix
-from router.policy import types
+from router.policy import scorers, types
 
 BUCKETS = 48
+# The gateway's coarse time: limits, probes and ages count in it.
+TICK_S = 0.25
 # Used where an engine's speed is unknown: Llama-3.1-8B on one H100 (docs/routing.md). Only ratios between endpoints matter
 # for placement, and they are equal while all are unknown.
 ASSUMED_SPEED = EngineSpeed(base_ms=10.0, ms_per_token=0.022, ms_per_seq=0.02)
@@ -179,6 +181,16 @@ class Fleet:
         tokens = backend.record.capacity.kv_tokens
         ratio = backend.pools[0].bytes_per_token if backend.pools else DEFAULT_BYTES_PER_TOKEN
         self.index.set_capacity(backend.slot, None if tokens is None else int(tokens * ratio))
+        backend.free_tokens = float("inf") if tokens is None else float(tokens)
+
+    def cached(self, backend: Backend, hashes: list[int], tick: int) -> None:
+        """The endpoint has, or is about to compute, these blocks. `tick` counts `TICK_S`."""
+        index = self.index
+        index.insert(backend.slot, hashes, tick)
+        room_bytes, age_ticks = index.room_of(backend.slot)
+        if room_bytes is not None and backend.pools:
+            backend.free_tokens = room_bytes / backend.pools[0].bytes_per_token
+            backend.evict_weight = scorers.evict_weight(None if age_ticks is None else age_ticks * TICK_S)
 
     def touch(self, backend: types.Endpoint) -> None:
         """Puts an endpoint into the class of its present load. To be called after each change of it."""

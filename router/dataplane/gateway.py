@@ -20,7 +20,7 @@ from router.policy import profiles, types
 if TYPE_CHECKING:
     from router.dataplane import exchange
 
-TICK_S = 0.25
+TICK_S = fleet.TICK_S
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class Gateway:
         backend.active.add(ex)
         hashes = ex.hashes
         if hashes:
-            self.fleet.index.insert(backend.slot, hashes)
+            self.fleet.cached(backend, hashes, self.tick)
             if self.placements is not None:
                 self.placements.append((backend, hashes, prompt))
         self.fleet.touch(backend)

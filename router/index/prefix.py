@@ -16,17 +16,19 @@ BYTES_PER_ENTRY = 190
 class EndpointBlocks:
     """One endpoint's share of the index."""
 
-    __slots__ = ("bit", "capacity_bytes", "held_bytes", "limit_bytes", "lru")
+    __slots__ = ("bit", "capacity_bytes", "eviction_age", "held_bytes", "limit_bytes", "lru")
 
     def __init__(self, bit: int, capacity_bytes: int | None) -> None:
         self.bit = bit
-        # hash -> bytes of text that the block covers; oldest first.
+        # hash -> tick of its last use << 16 | bytes of text that the block covers; oldest first.
         self.lru: dict[int, int] = {}
         self.held_bytes = 0
         # What the engine can hold, in bytes of text; None while unknown.
         self.capacity_bytes = capacity_bytes
         # What is kept of it: shrinks while the engine reports fewer cached tokens than the index predicts.
         self.limit_bytes = capacity_bytes
+        # How old the last evicted block was, in units of the caller's ticks; None while nothing was evicted.
+        self.eviction_age: int | None = None
 
 
 class PrefixIndex:
@@ -38,6 +40,8 @@ class PrefixIndex:
         self.budget_entries = budget_bytes // BYTES_PER_ENTRY
         self.entries = 0
         self.evictions = 0
+        # The last tick that an insert came with.
+        self.tick = 0
         self._holders: dict[int, int] = {}
         self._endpoints: dict[int, EndpointBlocks] = {}
 
@@ -94,8 +98,11 @@ class PrefixIndex:
         levels.append((depth, left))
         return levels
 
-    def insert(self, slot: int, hashes: list[int]) -> None:
-        """The endpoint in `slot` now has (or will have, when it has computed them) these blocks, most recently used."""
+    def insert(self, slot: int, hashes: list[int], tick: int = 0) -> None:
+        """The endpoint in `slot` now has (or will have, when it has computed them) these blocks, most recently used.
+
+        `tick` is a coarse time of the caller's, which tells how old blocks are when they are evicted.
+        """
         held = self._endpoints[slot]
         bit = held.bit
         lru = held.lru
@@ -105,19 +112,24 @@ class PrefixIndex:
         added = added_bytes = 0
         size_of = blocks.size_of
         position = len(hashes)
+        stamp = tick << 16
         for block in reversed(hashes):
             position -= 1
-            size = pop(block, 0)
-            if not size:
-                size = size_of(position)
+            size = size_of(position)
+            known = pop(block, 0)
+            if known:
+                # A snapshot's blocks came without their sizes.
+                added_bytes += size - (known & 0xFFFF)
+            else:
                 added += 1
                 added_bytes += size
                 before = get(block)
                 holders[block] = bit if before is None else before | bit
-            lru[block] = size
+            lru[block] = stamp | size
+        self.tick = tick
+        held.held_bytes += added_bytes
         if added:
             self.entries += added
-            held.held_bytes += added_bytes
             if held.limit_bytes is not None and held.held_bytes > held.limit_bytes:
                 self._shrink(held)
             if self.entries > self.budget_entries:
@@ -147,6 +159,11 @@ class PrefixIndex:
         held = self._endpoints[slot]
         return held.held_bytes / held.capacity_bytes if held.capacity_bytes else None
 
+    def room_of(self, slot: int) -> tuple[int | None, int | None]:
+        """Bytes of text that the endpoint takes before it evicts (None: unknown), and the age of what it evicts, in ticks."""
+        held = self._endpoints[slot]
+        return None if held.limit_bytes is None else held.limit_bytes - held.held_bytes, held.eviction_age
+
     def export(self, slot: int) -> list[int]:
         """The endpoint's blocks, least recently used first."""
         return list(self._endpoints[slot].lru)
@@ -159,7 +176,7 @@ class PrefixIndex:
         for block in hashes:
             if block not in newer:
                 # A snapshot does not carry positions: the middle size is the least wrong.
-                held.lru[block] = 256
+                held.lru[block] = self.tick << 16 | 256
                 held.held_bytes += 256
                 self.entries += 1
                 self._holders[block] = self._holders.get(block, 0) | held.bit
@@ -201,11 +218,14 @@ class PrefixIndex:
         holders = self._holders
         inverse = ~held.bit
         doomed: list[int] = []
-        for block, size in lru.items():
+        stamped = -1
+        for block, stamped in lru.items():
             if len(doomed) >= count or held.held_bytes <= until_bytes:
                 break
             doomed.append(block)
-            held.held_bytes -= size
+            held.held_bytes -= stamped & 0xFFFF
+        if doomed:
+            held.eviction_age = max(0, self.tick - (stamped >> 16))
         for block in doomed:
             del lru[block]
             left = holders[block] & inverse

@@ -28,25 +28,26 @@ class Profile:
 
 
 def default(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
-    """Lowest predicted time to first token.
+    """Lowest predicted cost in ms: this prompt's time to first token, and what its placement pushes out.
 
-    ms = wait for the prompts queued there + prefill of this prompt's uncached tokens + what decoding adds to that step.
-    Among equals the endpoint with fewer requests wins, then each in turn.
+    ms = wait for the prompts queued there + prefill of this prompt's uncached tokens + what decoding adds to that step
+    + time to compute again what is evicted, weighted by how young it is. Equals are taken in turn.
     """
     candidates = filters.promising(request, observed)
     matched = filters.matched_tokens(observed, candidates)
     waits = scorers.wait_ms(candidates)
     prefills = scorers.prefill_ms(request, candidates, matched)
     steps = scorers.step_ms(candidates)
-    totals = [wait + prefill + step for wait, prefill, step in zip(waits, prefills, steps, strict=True)]
+    evicts = scorers.evict_ms(request, candidates, matched)
+    totals = [sum(parts) for parts in zip(waits, prefills, steps, evicts, strict=True)]
     best = pickers.lowest(totals, state)
     return types.Decision(
         candidates[best],
         matched[best],
         candidates,
-        ("wait_ms", "prefill_ms", "step_ms"),
-        (waits, prefills, steps),
-        "lowest predicted time to first token",
+        ("wait_ms", "prefill_ms", "step_ms", "evict_ms"),
+        (waits, prefills, steps, evicts),
+        "lowest predicted cost",
         pickers.mix(state),
     )
 
@@ -133,7 +134,7 @@ def session_affinity(request: types.Request, observed: types.Observed, state: in
 
 
 PROFILES: tuple[Profile, ...] = (
-    Profile(DEFAULT, default, True, "lowest predicted time to first token"),
+    Profile(DEFAULT, default, True, "lowest predicted time to first token and eviction"),
     Profile("least-request", least_request, False, "fewest requests in flight"),
     Profile("power-of-two", power_of_two, False, "fewer requests of two drawn"),
     Profile("prefix-cache", prefix_cache, True, "longest prefix unless overloaded"),

@@ -33,6 +33,20 @@ def step_ms(candidates: list[types.Endpoint]) -> list[float]:
     ]
 
 
+def evict_ms(request: types.Request, candidates: list[types.Endpoint], matched: list[int]) -> list[float]:
+    """Time to compute again what this prompt pushes out of each candidate's cache, ms, weighted by how young that is."""
+    prompt = request.prompt_tokens
+    return [
+        max(0.0, prompt - cached - endpoint.free_tokens) * endpoint.ms_per_token * endpoint.evict_weight
+        for endpoint, cached in zip(candidates, matched, strict=True)
+    ]
+
+
+def evict_weight(age_s: float | None) -> float:
+    """Worth of a block of that age: 1 / (1 + age / 60 s). Agents and chats come back within minutes (docs/routing.md)."""
+    return 1.0 if age_s is None else 1.0 / (1.0 + age_s / 60.0)
+
+
 def requests(candidates: list[types.Endpoint]) -> list[float]:
     """Requests in flight at each candidate."""
     return [float(endpoint.running + endpoint.peer_running) for endpoint in candidates]

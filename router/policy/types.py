@@ -16,6 +16,8 @@ class Endpoint:
         "base_ms",
         "bit",
         "bucket",
+        "evict_weight",
+        "free_tokens",
         "id",
         "identity",
         "kv_tokens",
@@ -50,6 +52,10 @@ class Endpoint:
         self.peer_queued_tokens = 0
         self.peer_running = 0
         self.peer_kv_tokens = 0
+        # Tokens that the engine's cache takes before it evicts, as the index believes; infinite while unknown.
+        self.free_tokens = float("inf")
+        # What an evicted token is worth, from 0 (nobody will ask again) to 1 (somebody just did).
+        self.evict_weight = 1.0
         # Place in the pool's load buckets.
         self.bucket = 0
 

@@ -199,11 +199,10 @@ class Sharing:
         self._sequence(delta)
         self._apply_loads(delta)
         endpoints = self._gateway.fleet.backends
-        index = self._gateway.fleet.index
         for placement in delta.placements:
             backend = endpoints.get(placement.endpoint.rpartition("/")[0])
             if backend is not None and _name(backend) == placement.endpoint:
-                index.insert(backend.slot, blocks.unpack(placement.hashes))
+                self._gateway.fleet.cached(backend, blocks.unpack(placement.hashes), self._gateway.tick)
         if delta.wants_snapshot_of == self._gateway.id:
             self._start(self._give_snapshot(delta.source))
 

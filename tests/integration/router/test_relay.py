@@ -285,7 +285,14 @@ async def test_decisions_show_each_candidates_score(engine: scripted_engine.Scri
         hidden = await gateway.client.get("/debug/decisions")
     attempt = found.json()["attempts"][0]
     assert attempt["endpoint"] == answer.headers["x-penstock-endpoint"]
-    assert set(attempt["candidates"][0]) == {"endpoint", "wait_ms", "prefill_ms", "step_ms", "total"}
+    assert set(attempt["candidates"][0]) == {
+        "endpoint",
+        "wait_ms",
+        "prefill_ms",
+        "step_ms",
+        "evict_ms",
+        "total",
+    }
     assert missing.status_code == 404
     assert hidden.status_code == 404
 
