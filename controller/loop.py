@@ -60,7 +60,7 @@ class Loop:
         self._acted = False
         self._looked_s = 0.0
         self._led_epoch = 0
-        self._written = store.Memory()
+        self._written: store.Memory | None = None
         self.memory = store.Memory()
         self.deployments = {item.name: item for item in initial}
         self.hosting: dict[str, fleet.Hosting] = {}
@@ -148,7 +148,9 @@ class Loop:
 
     async def _take_over(self) -> None:
         """A new epoch: adopts what the last leader knew, and every worker that is there."""
-        self.memory = self._written = await self._store.memory()
+        self._written = await self._store.memory()
+        # A Redis that came back empty is no reason to forget what we know.
+        self.memory = self._written or self.memory
         self._led_epoch = self._leader.epoch
         self._last_reason = ""
         await self._emit("leader", self._leader.id, f"leads with epoch {self._leader.epoch}")
@@ -291,6 +293,8 @@ class Loop:
     async def drain(self, worker_id: str, replace: bool) -> str:
         """Chooses a worker to go; its state. Raises `TerminalError` where there is none."""
         async with self.lock:
+            self._looked_s = float("-inf")
+            await self._look_at_host()
             record = self._watcher.workers.get(worker_id)
             if record is None and worker_id not in self.hosting:
                 known = ", ".join(sorted({*self._watcher.workers, *self.hosting})) or "none"

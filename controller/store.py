@@ -41,19 +41,19 @@ class Store:
         """Raises `FencedError` where another leads."""
         await self._leader.put_field(self._keys.deployments, deployment.name, deployment.model_dump_json())
 
-    async def memory(self) -> Memory:
-        """What the last leader left; empty where there is nothing or nothing readable."""
+    async def memory(self) -> Memory | None:
+        """What the last leader left; None where there is nothing, or nothing readable."""
         with redis_link.translated("read controller state"):
             value = await self._client.get(self._keys.controller_state)
         if value is None:
-            return Memory()
+            return None
         try:
             raw = json.loads(value)
             pools = {key: fleet.PoolState(**item) for key, item in raw["pools"].items()}
             state = fleet.State(pools, raw["next_index"], raw["unregistered_since_s"])
             return Memory(state, frozenset(raw["drains"]))
         except (ValueError, TypeError, KeyError, pydantic.ValidationError):
-            return Memory()
+            return None
 
     async def put_memory(self, memory: Memory) -> None:
         """Raises `FencedError` where another leads."""

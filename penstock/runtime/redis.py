@@ -131,6 +131,8 @@ class RedisLink:
                 await self._ping()
             except errors.PenstockError as exc:
                 self._went_down(str(exc))
+                # Idle connections of the same age are as dead; without this each costs one failed call later.
+                await self.client.connection_pool.disconnect(inuse_connections=False)
 
     async def _ping(self) -> None:
         with translated("ping"):
