@@ -109,7 +109,8 @@ class Up:
             *(sys.executable, "-m", "controller.ray_node", "--run-dir", str(self._dir), "--temp-dir", str(temp)),
             *("--address-file", str(self._dir / "ray.address"), "--num-cpus", str(max(64, self._opts.workers * 2))),
         ]
-        self._ray = self._child("ray", argv, self._environment())
+        # SIGTERM lets it end Ray's own helpers, which would outlive a killed Ray for a minute.
+        self._ray = self._child("ray", argv, self._environment(), signal.SIGTERM)
         self._supervisor.watch(self._ray, self._restart_ray)
 
     def _start_controller(self) -> None:
@@ -145,8 +146,11 @@ class Up:
         self._gateways.append(child)
         self._supervisor.watch(child)
 
-    def _child(self, name: str, argv: list[str], env: dict[str, str]) -> processes.Child:
-        child = processes.Child(name, argv, env=env, log_path=self._dir / "logs" / f"{name}.log")
+    def _child(
+        self, name: str, argv: list[str], env: dict[str, str], death_signal: int = signal.SIGKILL
+    ) -> processes.Child:
+        log_path = self._dir / "logs" / f"{name}.log"
+        child = processes.Child(name, argv, env=env, log_path=log_path, death_signal=death_signal)
         child.spawn()
         return child
 

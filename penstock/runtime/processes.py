@@ -52,12 +52,15 @@ class Child:
         env: Mapping[str, str] | None = None,
         log_path: pathlib.Path | None = None,
         cwd: pathlib.Path | None = None,
+        death_signal: int = signal.SIGKILL,
     ) -> None:
+        """`death_signal` is what the process gets when this one ends without having stopped it."""
         self.name = name
         self._argv = list(argv)
         self._env = dict(env) if env is not None else None
         self._log_path = log_path
         self._cwd = cwd
+        self._death_signal = death_signal
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -86,7 +89,7 @@ class Child:
             if self._log_path is not None:
                 out = stack.enter_context(open(self._log_path, "ab"))
             self._process = subprocess.Popen(
-                die_with_parent(self._argv),
+                die_with_parent(self._argv, self._death_signal),
                 env=self._env,
                 cwd=self._cwd,
                 stdin=subprocess.DEVNULL,

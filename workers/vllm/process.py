@@ -12,6 +12,7 @@ import time
 
 import pydantic
 
+from penstock.runtime import processes
 from workers.vllm import install
 
 _POLL_S = 0.2
@@ -77,9 +78,9 @@ class VllmProcess:
         if not program.exists():
             raise VllmFailed(f"{program} is not there; run: python -m workers.vllm.install --venv {self.settings.venv}")
         self.port = self.settings.port or _free_port(self.settings.host)
+        # A worker that is killed must not leave an engine; SIGTERM lets vLLM end its own children.
         self._process = await asyncio.create_subprocess_exec(
-            str(program.absolute()),
-            *self._arguments(),
+            *processes.die_with_parent([str(program.absolute()), *self._arguments()], signal.SIGTERM),
             env=self._environment(),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
