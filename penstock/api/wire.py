@@ -45,6 +45,8 @@ class Keys:
         self.events = prefix + "events"
         # Stream of gateway deltas: field d (GatewayDelta as msgpack).
         self.gateway_deltas = prefix + "gateways:deltas"
+        # Stream of what engines' KV events come to: field d (KvReport as msgpack).
+        self.kv_reports = prefix + "workers:kv"
 
     def snapshot(self, requester: str) -> str:
         """List to which peers push a snapshot of the index for `requester` (IndexPiece as msgpack)."""
@@ -54,6 +56,7 @@ class Keys:
 REGISTRY_LOG_MAXLEN = 10_000
 EVENTS_MAXLEN = 10_000
 DELTAS_MAXLEN = 4_096
+KV_REPORTS_MAXLEN = 8_192
 
 
 class Placement(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -99,6 +102,23 @@ class IndexPiece(msgspec.Struct, array_like=True, frozen=True):
     endpoint: str
     hashes: bytes
     last: bool = False
+
+
+class KvReport(msgspec.Struct, array_like=True, frozen=True):
+    """What a worker's KV events came to since its last report. Sent when something changed, at most twice a second."""
+
+    version: int
+    endpoint: str
+    seq: int
+    # Blocks that the engine has cached now, and how many tokens each holds.
+    resident_blocks: int
+    block_tokens: int
+    # Blocks that were evicted since the last report.
+    evicted_blocks: int
+    # The cache was emptied since the last report.
+    cleared: bool
+    # Events were missed and could not be had again: the numbers are not exact.
+    approximate: bool
 
 
 def endpoint_key(worker_id: str, incarnation: int) -> str:

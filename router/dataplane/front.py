@@ -234,7 +234,6 @@ class FrontProtocol(HttpToolsProtocol):
             # Answers must keep their order; a client that pipelines across kinds has to ask again on a new connection.
             self._deaf = self._close_after = True
             return
-        self._busy_reading = False
         url, headers = self.url, self.headers
         super().on_message_begin()
         self.url = url
@@ -271,10 +270,12 @@ class FrontProtocol(HttpToolsProtocol):
         if self._deaf:
             return
         path = self._path
+        self._busy_reading = False
         if path is None:
             super().on_message_complete()
+            if self._close_after and self.cycle.response_complete and not self.transport.is_closing():
+                self.transport.close()
             return
-        self._busy_reading = False
         body = self._body if type(self._body) is bytes else b"".join(self._body)  # type: ignore[arg-type]
         self._body = b""
         chunks = self.parser.get_http_version() != "1.0"

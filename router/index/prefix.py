@@ -127,9 +127,9 @@ class PrefixIndex:
                 holders[block] = bit if before is None else before | bit
             lru[block] = stamp | size
         self.tick = tick
-        held.held_bytes += added_bytes
-        if added:
+        if added_bytes:
             self.entries += added
+            held.held_bytes += added_bytes
             if held.limit_bytes is not None and held.held_bytes > held.limit_bytes:
                 self._shrink(held)
             if self.entries > self.budget_entries:
@@ -143,12 +143,20 @@ class PrefixIndex:
         """
         held = self._endpoints[slot]
         if cached_tokens + block_tokens < predicted_tokens:
-            held.limit_bytes = max(4_096, int(held.held_bytes * 0.95))
+            limit = max(4_096, int(held.held_bytes * 0.95))
+            full = held.capacity_bytes
+            held.limit_bytes = limit if full is None or limit < full else full
             self._shrink(held)
         elif held.limit_bytes is not None and held.limit_bytes != held.capacity_bytes:
             grown = held.limit_bytes + held.limit_bytes // 50 + 1_024
             full = held.capacity_bytes
             held.limit_bytes = grown if full is None or grown < full else full
+
+    def bound(self, slot: int, resident_bytes: int) -> None:
+        """The engine says that it evicts and what it holds now: the index keeps no more of it, its oldest blocks go."""
+        held = self._endpoints[slot]
+        held.limit_bytes = max(4_096, resident_bytes)
+        self._shrink(held)
 
     def blocks_of(self, slot: int) -> int:
         """Number of blocks that the endpoint is believed to have."""
@@ -204,11 +212,14 @@ class PrefixIndex:
         """Drops a sixteenth of the budget from the endpoints that hold most, so that the cost is spread thin."""
         target = self.budget_entries - self.budget_entries // 16
         by_size = sorted(self._endpoints.values(), key=lambda held: len(held.lru), reverse=True)
-        share = max(1, (self.entries - target) // max(1, min(8, len(by_size))) + 1)
-        for held in by_size:
+        largest = by_size[:8]
+        excess = self.entries - target
+        together = sum(len(held.lru) for held in largest)
+        for held in largest:
             if self.entries <= target:
                 return
-            self._drop(held, min(share, self.entries - target, len(held.lru)), 0)
+            # In proportion, so that an endpoint that holds little does not pay for those that hold much.
+            self._drop(held, len(held.lru) * excess // together + 1, 0)
         if self.entries > target:
             self._enforce_budget()
 

@@ -77,10 +77,12 @@ class Sharing:
         self.peers: dict[str, Peer] = {}
         self.batches_sent = 0
         self.batches_taken = 0
+        self.reports_taken = 0
         self.gaps = 0
         self.snapshots = 0
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(wire.GatewayDelta).decode
+        self._decode_report = msgspec.msgpack.Decoder(wire.KvReport).decode
         self._decode_piece = msgspec.msgpack.Decoder(wire.IndexPiece).decode
 
     async def start(self) -> None:
@@ -166,25 +168,31 @@ class Sharing:
     # Taking in.
 
     async def _read_loop(self) -> None:
-        cursor = "$"
-        key = self._keys.gateway_deltas
+        streams = {
+            self._keys.gateway_deltas.encode(): self._take,
+            self._keys.kv_reports.encode(): self._take_report,
+        }
+        cursors: dict[Any, Any] = {}
         while True:
             try:
-                if cursor == "$":
-                    cursor = await self._tail()
-                answer = await self._redis.xread({key: cursor}, count=256, block=READ_BLOCK_MS)
+                for key in streams:
+                    if key not in cursors:
+                        cursors[key] = await self._tail(key)
+                answer: Any = await self._redis.xread(cursors, count=256, block=READ_BLOCK_MS)
             except (exceptions.RedisError, OSError, TimeoutError) as exc:
                 self._log.debug("share_read_failed", reason=str(exc))
-                cursor = "$" if isinstance(exc, exceptions.ResponseError) else cursor
+                if isinstance(exc, exceptions.ResponseError):
+                    cursors.clear()
                 await self._clock.sleep(0.2)
                 continue
-            for entry_id, fields in _entries(answer):
-                cursor = entry_id
-                self._take(fields.get(b"d", b""))
+            for key, rows in answer:
+                for entry_id, fields in rows:
+                    cursors[key] = entry_id
+                    streams[key](fields.get(b"d", b""))
 
-    async def _tail(self) -> str:
-        """Id of the stream's last entry: what was before comes with a snapshot."""
-        last: Any = await self._redis.xrevrange(self._keys.gateway_deltas, count=1)
+    async def _tail(self, key: bytes) -> str:
+        """Id of a stream's last entry: what was before comes with a snapshot."""
+        last: Any = await self._redis.xrevrange(key, count=1)
         return last[0][0].decode() if last else "0-0"
 
     def _take(self, raw: bytes) -> None:
@@ -205,6 +213,24 @@ class Sharing:
                 self._gateway.fleet.cached(backend, blocks.unpack(placement.hashes), self._gateway.tick)
         if delta.wants_snapshot_of == self._gateway.id:
             self._start(self._give_snapshot(delta.source))
+
+    def _take_report(self, raw: bytes) -> None:
+        """Corrects an endpoint's share of the index by what its engine's KV events came to."""
+        try:
+            report = self._decode_report(raw)
+        except msgspec.MsgspecError as exc:
+            self._log.warning("kv_report_undecodable", reason=str(exc))
+            return
+        backend = self._gateway.fleet.backends.get(report.endpoint.rpartition("/")[0])
+        if report.version != wire.VERSION or backend is None or _name(backend) != report.endpoint:
+            return
+        self.reports_taken += 1
+        index = self._gateway.fleet.index
+        if report.cleared:
+            index.clear(backend.slot)
+        if report.evicted_blocks and not report.approximate and backend.pools:
+            tokens = report.resident_blocks * report.block_tokens
+            index.bound(backend.slot, int(tokens * backend.pools[0].bytes_per_token))
 
     def _sequence(self, delta: wire.GatewayDelta) -> None:
         known = self.peers.get(delta.source)
@@ -336,8 +362,3 @@ def _shift(backend: fleet.Backend, load: wire.EndpointLoad | None, sign: int) ->
         backend.peer_queued_tokens += sign * load.queued_tokens
         backend.peer_running += sign * load.running
         backend.peer_kv_tokens += sign * load.kv_tokens
-
-
-def _entries(answer: Any) -> list[tuple[str, dict[bytes, bytes]]]:
-    """Entries of an XREAD answer over one stream."""
-    return [(row[0].decode(), row[1]) for _, rows in answer for row in rows]

@@ -6,7 +6,7 @@ from penstock.api import wire
 from penstock.runtime import clock as clocks
 from penstock.runtime import redis as redis_link
 from penstock.runtime import registry
-from workers import agent
+from workers import agent, kv_relay
 from workers.hosting import engines, spec
 
 
@@ -18,6 +18,9 @@ class Worker:
         self._link = redis_link.RedisLink(worker.redis_url(), clock, name=worker.id, required_within_s=30.0)
         store = registry.RedisRegistry(self._link.client, wire.Keys(worker.namespace))
         self.agent = agent.WorkerAgent(worker, engines.make(worker), store, clock)
+        self._clock = clock
+        self._keys = wire.Keys(worker.namespace)
+        self._relay: kv_relay.KvRelay | None = None
 
     async def start(self) -> None:
         """Returns when the worker takes requests."""
@@ -27,13 +30,23 @@ class Worker:
         except BaseException:
             await self._link.stop()
             raise
+        record = self.agent.record
+        if record is not None and record.kv_events is not None:
+            self._relay = kv_relay.KvRelay(record, self._link.client, self._keys, self._clock)
+            await self._relay.start()
 
     async def drain(self) -> None:
         """Finishes what the engine has, then ends."""
         await self.agent.drain()
+        await self._stop_relay()
         await self._link.stop()
 
     async def stop(self) -> None:
         """Ends at once."""
         await self.agent.stop()
+        await self._stop_relay()
         await self._link.stop()
+
+    async def _stop_relay(self) -> None:
+        if self._relay is not None:
+            await self._relay.stop()

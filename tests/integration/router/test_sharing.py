@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import redis.asyncio as aioredis
 
@@ -191,3 +192,33 @@ async def _degraded(gateway: gateways.Running, mode: str) -> bool:
 
 async def _healthy(gateway: gateways.Running) -> bool:
     return not (await gateway.admin.get("/debug/state")).json()["degraded"]
+
+
+async def test_kv_reports_correct_the_index(fleet: Fleet) -> None:
+    """An engine that evicts keeps no more in the index than it says it holds; one that was emptied keeps nothing."""
+    encode = msgspec.msgpack.Encoder().encode
+    keys = wire.Keys("default")
+
+    async def report(endpoint: str, **fields: Any) -> None:
+        values = {"resident_blocks": 0, "evicted_blocks": 0, "cleared": False, "approximate": False, **fields}
+        made = wire.KvReport(version=wire.VERSION, endpoint=endpoint, seq=1, block_tokens=16, **values)
+        await fleet.client.xadd(keys.kv_reports, {"d": encode(made)})
+
+    async with gateways.running(**fleet.settings("a")) as gateway:
+        for number in range(8):
+            await gateway.chat(f"{number} {PROMPT}")
+        full = await _blocks(gateway)
+        # Of a former incarnation, and with missed events: neither is taken for the truth.
+        await report("w0/7", cleared=True)
+        await report("w0/1", resident_blocks=1, evicted_blocks=5, approximate=True)
+        for number in range(2):
+            await report(f"w{number}/1", resident_blocks=32, evicted_blocks=5)
+        await gateways.until(lambda: _fewer_blocks(gateway, full))
+        assert await _blocks(gateway) > 0
+        for number in range(2):
+            await report(f"w{number}/1", cleared=True)
+        await gateways.until(lambda: _has_blocks(gateway, 0))
+
+
+async def _fewer_blocks(gateway: gateways.Running, before: int) -> bool:
+    return await _blocks(gateway) < before
