@@ -163,3 +163,15 @@ async def test_deep_nesting_is_a_bad_request(place: str) -> None:
     assert b"HTTP/1.1 400" in raw
     assert place.encode() in raw[raw.find(b"HTTP/1.1 400") :]
     assert b"nested too deeply" in raw
+
+
+async def test_body_of_a_cold_request_that_never_comes_is_timed_out() -> None:
+    """A body that is announced and not sent ends the connection after the time for a request, also on a path that is not hot."""
+    engine = scripted_engine.ScriptedEngine()
+    await engine.start()
+    cold = b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 9000\r\n\r\n{"
+    async with gateways.running(engine.url, limits={"body_timeout_s": 0.5}) as gateway:
+        raw = await gateway.raw(HOT + cold, until_close=True)
+    await engine.stop()
+    assert raw.count(b"HTTP/1.1 200") == 1
+    assert raw.count(b"HTTP/1.1 408") <= 1
