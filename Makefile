@@ -6,7 +6,11 @@ BIN := $(VENV)/bin
 ENGINE ?= sim
 UP_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 STAMP := $(VENV)/.installed
+BENCH_STAMP := .venv-bench/.installed
+COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+	--no-annotate --python-version 3.11
 
 .PHONY: help setup up test test-compiled test-vllm check format generate lock bench vllm clean
 
@@ -53,13 +57,18 @@ generate: setup ## Writes the generated files (protos, configuration reference)
 	$(BIN)/python tools/protogen.py
 	$(BIN)/python tools/configdoc.py
 
-lock: setup ## Resolves the dependencies anew into requirements.lock
+lock: setup ## Resolves the dependencies anew into requirements.lock and the benchmark's
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra all --group dev --universal --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --no-header --no-annotate --python-version 3.11 -o requirements.lock
+	$(COMPILE) pyproject.toml --extra all --group dev -o requirements.lock
+	$(COMPILE) benchmarks/gateway/requirements.in -o benchmarks/gateway/requirements.lock
 
-bench: setup ## The gateway's CPU time per request, beside sglang-router
-	$(BIN)/python -m benchmarks.gateway
+bench: setup $(BENCH_STAMP) ## The gateway's CPU time per request, beside sglang-router
+	$(BIN)/python -m benchmarks.gateway $(BENCH_ARGS)
+
+$(BENCH_STAMP): benchmarks/gateway/requirements.lock
+	test -x .venv-bench/bin/pip || $(BIN)/python -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 clean: ## Removes what the other targets made
 	rm -rf $(VENV) .venv-vllm .venv-bench build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
