@@ -25,7 +25,10 @@ class Target:
     """A server's URL, taken apart."""
 
     def __init__(self, url: str) -> None:
-        parts = urllib.parse.urlsplit(url if "//" in url else f"http://{url}")
+        try:
+            parts = urllib.parse.urlsplit(url if "//" in url else f"http://{url}")
+        except ValueError as exc:
+            raise errors.SettingsError(f"endpoint {url!r}: {exc}") from exc
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise errors.SettingsError(f"endpoint {url!r} is not a URL such as http://127.0.0.1:8000")
         if parts.path.rstrip("/") not in ("", "/v1"):
