@@ -252,6 +252,7 @@ class Loop:
             host=self._settings.worker_host,
             namespace=self._settings.namespace,
             redis_url_file=self._settings.worker_redis_url_file,
+            temp_dir=self._settings.worker_temp_dir,
             drain_s=self._settings.worker_drain_s,
         )
 

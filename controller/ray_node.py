@@ -31,6 +31,8 @@ def environment(run_dir: pathlib.Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(run_dir / "ray.token"),
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # Ray nices its workers by 15; they are what the machine is for.
+        "RAY_worker_niceness": "0",
         # No pool of idle interpreters: each costs seconds of CPU, and workers are few and long-lived.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_enable_worker_prestart": "0",

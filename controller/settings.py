@@ -37,6 +37,9 @@ class ControllerSettings(base.Settings):
     worker_redis_url_file: pathlib.Path | None = Field(
         None, description="File with the Redis URL, as workers see it; without it they need PENSTOCK_WORKER_REDIS_URL"
     )
+    worker_temp_dir: pathlib.Path | None = Field(
+        None, description="Existing folder for engines' files, as workers see it; unset: their system's temporary one"
+    )
     worker_host: str = Field("127.0.0.1", min_length=1, description="Address that workers listen on")
     worker_drain_s: float = Field(120.0, ge=0, description="Longest drain of a worker, s")
     deployments_file: pathlib.Path | None = Field(

@@ -92,7 +92,8 @@ class Up:
             self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         else:
             self._dir = pathlib.Path(tempfile.mkdtemp(prefix="penstock-"))
-        (self._dir / "logs").mkdir(exist_ok=True)
+        for name in ("logs", "tmp"):
+            (self._dir / name).mkdir(exist_ok=True)
         for name in ("ray.address", "controller.address"):
             (self._dir / name).unlink(missing_ok=True)
 
@@ -123,6 +124,8 @@ class Up:
             "PENSTOCK_CONTROLLER_DEPLOYMENTS_FILE": str(file),
             "PENSTOCK_CONTROLLER_GRPC_ADDRESS_FILE": str(self._dir / "controller.address"),
             "PENSTOCK_CONTROLLER_WORKER_REDIS_URL_FILE": str(self._dir / "redis.url"),
+            # Engines that are killed cannot tidy up; this folder goes with the fleet.
+            "PENSTOCK_CONTROLLER_WORKER_TEMP_DIR": str(self._dir / "tmp"),
             "PENSTOCK_CONTROLLER_GRPC_PORT": str(processes.free_port()),
         }
         if self._opts.ray_address is not None:
@@ -198,7 +201,9 @@ class Up:
                         once(f"gateways   {len(view.gateways)} of {self._opts.gateways} ready")
                     if ready:
                         once(f"workers    {ready} of {self._opts.workers} ready")
-                    if ready >= self._opts.workers and len(view.gateways) >= self._opts.gateways:
+                    # A gateway that has not taken the workers in yet says so.
+                    served = sum(1 for item in view.gateways if not (self._opts.workers and item.degraded))
+                    if ready >= self._opts.workers and served >= self._opts.gateways:
                         return
             await self._clock.sleep(0.1)
 

@@ -29,6 +29,7 @@ class WorkerSpec(pydantic.BaseModel):
     redis_url_file: pathlib.Path | None = Field(
         None, description=f"File with the Redis URL, for its owner only; without it ${REDIS_URL_ENV} holds the URL"
     )
+    temp_dir: pathlib.Path | None = Field(None, description="Where the engine keeps files; unset: the system's")
     lease_s: float = Field(3.0, gt=0, description="Lease of the registration, s")
     renew_s: float = Field(1.0, gt=0, description="How often the lease is renewed, s")
     settle_s: float = Field(0.3, ge=0, description="Time for gateways to see a drain, s")

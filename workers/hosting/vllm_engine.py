@@ -26,7 +26,7 @@ class VllmEngine:
 
     def __init__(self, worker: spec.WorkerSpec) -> None:
         self._worker = worker
-        self._folder = tempfile.TemporaryDirectory(prefix="penstock-vllm-")
+        self._folder = tempfile.TemporaryDirectory(prefix="vllm-", dir=worker.temp_dir)
         self._process: process.VllmProcess | None = None
         self._settings = self._parse()
 

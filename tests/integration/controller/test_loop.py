@@ -234,6 +234,7 @@ async def test_standby_takes_over_and_touches_no_worker(bench: Bench, server: em
     standby = Bench(server.url, bench.host, name="b")
     await standby.start()
     try:
+        await until(lambda: standby.leader.holder == "a")
         with pytest.raises(aio.AioRpcError, match="does not lead; a does"):
             await standby.call("Scale", control_pb2.ScaleRequest(deployment="tiny", replicas=1))
         await bench.call("Scale", control_pb2.ScaleRequest(deployment="tiny", replicas=3))
