@@ -17,6 +17,16 @@ COMPONENTS = (
     ("gateway", "router.server.settings", "GatewaySettings", "python -m router.server"),
     ("controller", "controller.settings", "ControllerSettings", "python -m controller"),
 )
+# Heading, module, class, what it is: settings of an engine, which come with the worker's specification.
+ENGINES = (
+    (
+        "engine sim",
+        "workers.sim.settings",
+        "SimSettings",
+        "`--engine-set KEY=VALUE`, or flags of `python -m workers.sim`.",
+    ),
+    ("engine vllm", "workers.vllm.process", "VllmSettings", "`--engine-set KEY=VALUE`."),
+)
 HEAD = """# Configuration reference
 
 Generated from the settings types by `python tools/configdoc.py`; do not edit.
@@ -36,15 +46,22 @@ def render() -> str:
         parts.append(f"\n## {component}\n\n`{command}`. {' '.join((cls.__doc__ or '').split())}\n")
         parts.append("\n| key | environment | type | default | meaning |\n|---|---|---|---|---|\n")
         for row in settings.describe(cls, component):
-            cells = [
-                f"`{row.key}`",
-                f"`{row.env}`",
-                row.type,
-                f"`{row.default}`" if row.default else "",
-                row.description,
-            ]
-            parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
+            parts.append(_line(_code(row.key), _code(row.env), _code(row.type), _code(row.default), row.description))
+    for heading, module, name, text in ENGINES:
+        cls = getattr(importlib.import_module(module), name)
+        parts.append(f"\n## {heading}\n\n{text} {' '.join((cls.__doc__ or '').split())}\n")
+        parts.append("\n| key | type | default | meaning |\n|---|---|---|---|\n")
+        for row in settings.describe(cls, "engine"):
+            parts.append(_line(_code(row.key), _code(row.type), _code(row.default), row.description))
     return "".join(parts)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
 def main() -> int:
