@@ -121,3 +121,22 @@ def test_tools_come_before_the_messages() -> None:
     found = features.extract(features.CHAT, orjson.dumps(body))
     assert found.text.startswith(b'[{"name":"t"}]\x1euser\x1fx\x1d{"type":"image_url"')
     assert (found.max_tokens, found.user, found.salt) == (5, "u", "")
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ("x", "messages[1]"),
+        (None, "messages[1]"),
+        ([], "messages[1]"),
+        ({"content": "x"}, "messages[1].role"),
+        ({"role": "user", "content": {}}, "messages[1].content"),
+        ({"role": "user", "content": ["x"]}, "messages[1].content"),
+    ],
+)
+def test_wrong_messages_name_their_place(message: object, param: str) -> None:
+    """A message that is none is refused with its place in the list."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}, message]}
+    with pytest.raises(features.BadRequestError) as caught:
+        features.extract(features.CHAT, orjson.dumps(body))
+    assert caught.value.param == param

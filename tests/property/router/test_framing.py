@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -103,7 +105,7 @@ def test_scanner_on_any_split(
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     scanner = framing.ChunkScanner(whole_bytes)
     forwarded = rest = b""
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         if scanner.complete:
             rest += data[start:end]
             continue
