@@ -62,9 +62,7 @@ async def test_ends_with_its_parent(tmp_path: pathlib.Path) -> None:
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, str(tmp_path), stdout=subprocess.PIPE
-    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(tmp_path), stdout=subprocess.PIPE)
     assert parent.stdout is not None
     pid = int(await parent.stdout.readline())
     assert psutil.pid_exists(pid)
@@ -124,9 +122,7 @@ def test_bad_url_is_named() -> None:
         redis.RedisLink("http://h", clock.SystemClock())
 
 
-async def test_taken_port_is_a_start_error(
-    server: embedded_redis.EmbeddedRedis, tmp_path: pathlib.Path
-) -> None:
+async def test_taken_port_is_a_start_error(server: embedded_redis.EmbeddedRedis, tmp_path: pathlib.Path) -> None:
     """A server on a port that another Redis has does not pass for ours."""
     other = embedded_redis.EmbeddedRedis(tmp_path / "other", clock.SystemClock(), port=server.port)
     with pytest.raises(errors.StartError, match=str(server.port)):

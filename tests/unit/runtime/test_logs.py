@@ -45,10 +45,7 @@ def test_counts_are_kept() -> None:
 
 def test_url_password_is_masked_everywhere() -> None:
     """A password in a URL is masked in any string, tracebacks included."""
-    assert (
-        written(reason="cannot reach rediss://u:hunter2@h:1/0")["reason"]
-        == "cannot reach rediss://u:***@h:1/0"
-    )
+    assert written(reason="cannot reach rediss://u:hunter2@h:1/0")["reason"] == "cannot reach rediss://u:***@h:1/0"
     out = io.StringIO()
     logs.configure(logs.LogSettings(format="json"), out)
     try:
