@@ -2,7 +2,7 @@
 
 from penstock.runtime.registry.memory import MemoryRegistry
 from penstock.runtime.registry.port import Change, Registry, Snapshot
-from penstock.runtime.registry.redis import RedisRegistry
+from penstock.runtime.registry.redis import RedisRegistry, entries
 from penstock.runtime.registry.watch import RegistryWatcher
 
-__all__ = ["Change", "MemoryRegistry", "RedisRegistry", "Registry", "RegistryWatcher", "Snapshot"]
+__all__ = ["Change", "MemoryRegistry", "RedisRegistry", "Registry", "RegistryWatcher", "Snapshot", "entries"]

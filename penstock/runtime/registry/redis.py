@@ -119,7 +119,7 @@ class RedisRegistry:
                 {self._keys.registry_log: cursor}, count=500, block=max(1, _ms(wait_s))
             )
         changes = []
-        for entry_id, fields in _entries(answer):
+        for entry_id, fields in entries(answer):
             cursor = _text(entry_id)
             change = self._change({_text(key): value for key, value in fields.items()})
             if change is not None:
@@ -187,8 +187,8 @@ def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _entries(answer: Any) -> list[tuple[Any, dict[Any, Any]]]:
-    """Entries of the one stream that was read, as RESP2 (a list) and RESP3 (a map) give them."""
+def entries(answer: Any) -> list[tuple[Any, dict[Any, Any]]]:
+    """Entries of the one stream that an XREAD was for, as RESP2 (a list) and RESP3 (a map) give them."""
     if not answer:
         return []
     if isinstance(answer, dict):

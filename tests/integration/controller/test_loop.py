@@ -212,10 +212,11 @@ async def test_redis_restart_without_data_changes_no_worker(bench: Bench, server
     await until(lambda: "redis" not in bench.loop.degraded.reasons and bench.leader.leading)
     for name in ("tiny-0", "tiny-1"):
         await bench.run_worker(name)
-    assert sorted(bench.host.specs) == ["tiny-0", "tiny-1"] and bench.host.stopped == []
-    rows = await bench.link.client.hgetall(KEYS.deployments)
-    assert list(rows) == [b"tiny"]
+    async with asyncio.timeout(10):
+        while list(await bench.link.client.hgetall(KEYS.deployments)) != [b"tiny"]:
+            await asyncio.sleep(0.02)
     assert set(bench.watcher.workers) == {"tiny-0", "tiny-1"}
+    assert sorted(bench.host.specs) == ["tiny-0", "tiny-1"] and bench.host.stopped == []
 
 
 async def test_host_away_holds(bench: Bench) -> None:
