@@ -36,6 +36,7 @@ _DROPPED = frozenset((
     b"x-request-id", b"x-penstock-policy", b"x-penstock-endpoint",
 ))  # fmt: skip
 _MAX_PIPELINED = 32
+_LINGER_S = 2.0
 _MAX_ID_BYTES = 128
 _PHRASES = {
     400: b"Bad Request", 401: b"Unauthorized", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
@@ -476,7 +477,16 @@ class FrontProtocol(HttpToolsProtocol):
         if self.exchange is None and not self._pipelined and (self.cycle is None or self.cycle.response_complete):
             self.owner.account.refused(str(reason))
             self.transport.write(self._error(reason, message, None, self.owner.new_request_id(), close=True))
+            self._linger()
+
+    def _linger(self) -> None:
+        """Closes after the client had time to read: to close with its bytes unread would make TCP drop our answer."""
+        if not self.transport.can_write_eof():
             self.transport.close()
+            return
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self.owner.loop.call_later(_LINGER_S, self.transport.close)
 
     def _error(self, reason: Reason, message: str, param: str | None, request_id: bytes, *, close: bool) -> bytes:
         status = STATUS[reason]

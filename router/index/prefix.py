@@ -155,7 +155,8 @@ class PrefixIndex:
     def bound(self, slot: int, resident_bytes: int) -> None:
         """The engine says that it evicts and what it holds now: the index keeps no more of it, its oldest blocks go."""
         held = self._endpoints[slot]
-        held.limit_bytes = max(4_096, resident_bytes)
+        floor = max(4_096, resident_bytes)
+        held.limit_bytes = floor if held.capacity_bytes is None else min(floor, held.capacity_bytes)
         self._shrink(held)
 
     def blocks_of(self, slot: int) -> int:

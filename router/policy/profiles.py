@@ -39,7 +39,7 @@ def default(request: types.Request, observed: types.Observed, state: int) -> typ
     prefills = scorers.prefill_ms(request, candidates, matched)
     steps = scorers.step_ms(candidates)
     evicts = scorers.evict_ms(request, candidates, matched)
-    totals = [sum(parts) for parts in zip(waits, prefills, steps, evicts, strict=True)]
+    totals = [waits[at] + prefills[at] + steps[at] + evicts[at] for at in range(len(candidates))]
     best = pickers.lowest(totals, state)
     return types.Decision(
         candidates[best],

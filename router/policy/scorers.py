@@ -13,11 +13,10 @@ def wait_ms(candidates: list[types.Endpoint]) -> list[float]:
 def prefill_ms(request: types.Request, candidates: list[types.Endpoint], matched: list[int]) -> list[float]:
     """Time to prefill this prompt's uncached tokens, ms, the attention over its cached ones included."""
     prompt = request.prompt_tokens
-    scores = []
-    for endpoint, cached in zip(candidates, matched, strict=True):
-        uncached = prompt - cached
-        if uncached < 1:
-            uncached = 1
+    scores: list[float] = []
+    for at, endpoint in enumerate(candidates):
+        cached = matched[at]
+        uncached = max(1, prompt - cached)
         scores.append(
             endpoint.base_ms + uncached * (endpoint.ms_per_token + endpoint.ms_per_token2 * (cached + 0.5 * uncached))
         )
@@ -36,10 +35,11 @@ def step_ms(candidates: list[types.Endpoint]) -> list[float]:
 def evict_ms(request: types.Request, candidates: list[types.Endpoint], matched: list[int]) -> list[float]:
     """Time to compute again what this prompt pushes out of each candidate's cache, ms, weighted by how young that is."""
     prompt = request.prompt_tokens
-    return [
-        max(0.0, prompt - cached - endpoint.free_tokens) * endpoint.ms_per_token * endpoint.evict_weight
-        for endpoint, cached in zip(candidates, matched, strict=True)
-    ]
+    scores: list[float] = []
+    for at, endpoint in enumerate(candidates):
+        pushed = prompt - matched[at] - endpoint.free_tokens
+        scores.append(pushed * endpoint.ms_per_token * endpoint.evict_weight if pushed > 0.0 else 0.0)
+    return scores
 
 
 def evict_weight(age_s: float | None) -> float:

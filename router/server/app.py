@@ -159,7 +159,14 @@ def describe(routed: gateway.Routed) -> dict[str, Any]:
 
 def public(owner: gateway.Gateway, health: degraded.Degraded, keys: front.Keys) -> FastAPI:
     """The application behind the client port."""
-    app = FastAPI(title="Penstock gateway", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Penstock gateway",
+        version=__version__,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
     routes = _Routes(owner, health, keys)
     _install_errors(app)
     app.add_api_route("/v1/models", routes.models, methods=["GET"], response_model=None)

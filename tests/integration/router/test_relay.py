@@ -174,6 +174,16 @@ async def test_ambiguous_framing_and_oversize_are_refused(engine: scripted_engin
     assert not engine.received
 
 
+async def test_refusal_reaches_a_client_that_goes_on_sending(engine: scripted_engine.ScriptedEngine) -> None:
+    """A client that sends the whole of a body that is too large still gets the answer."""
+    async with gateways.running(engine.url, limits={"max_body_bytes": 2_000}) as gateway:
+        size = 8 << 20
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size
+        answer = await gateway.raw(head + b"a" * size, until_close=True)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert answer.endswith(b"}")
+
+
 async def test_client_that_leaves_ends_the_engines_work(engine: scripted_engine.ScriptedEngine) -> None:
     """When a client goes, its engine sees the end of the connection, and the load is given back."""
     engine.behaviour = scripted_engine.never
