@@ -50,8 +50,8 @@ def _computed(addresses: list[str]) -> float:
     total = 0.0
     for address in addresses:
         stats = parse(_get(f"http://{address}/metrics"))
-        assert stats.prefix_queries_tokens is not None and stats.prefix_hits_tokens is not None
-        total += stats.prefix_queries_tokens - stats.prefix_hits_tokens
+        assert stats.prefix_queries_tokens_total is not None and stats.prefix_hits_tokens_total is not None
+        total += stats.prefix_queries_tokens_total - stats.prefix_hits_tokens_total
     return total
 
 

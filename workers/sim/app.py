@@ -153,7 +153,9 @@ class App:
             "prompt_tokens_cached": counters.prefix_hits_tokens,
             "generation_tokens": counters.generation_tokens,
         }
-        extra = (*_info_lines(model), *self._lora_lines(model))
+        # Not vLLM's: `penstock status` shows it where an engine gives it.
+        cached = ("# TYPE penstock:cached_blocks gauge", f"penstock:cached_blocks {model.cached_blocks}")
+        extra = (*_info_lines(model), *self._lora_lines(model), *cached)
         text = self._metrics.render(gauges, totals, extra)
         await exchange.answer(200, text, b"text/plain; version=0.0.4; charset=utf-8")
 
