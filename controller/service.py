@@ -18,6 +18,7 @@ from penstock.api import types, wire
 from penstock.api.proto import control_pb2, control_pb2_grpc
 from penstock.runtime import errors, registry
 from penstock.runtime import redis as redis_link
+from router.policy import profiles
 
 SERVICE = control_pb2.DESCRIPTOR.services_by_name["Control"].full_name
 _EXPLAIN_TIMEOUT_S = 2.0
@@ -170,7 +171,10 @@ class Control(control_pb2_grpc.ControlServicer):
         await self._lead_or_abort(context)
         try:
             deployment = types.ModelDeployment.model_validate_json(request.deployment_json)
+            profiles.by_name(deployment.policy)
             generation = await self._loop.apply(deployment)
+        except profiles.UnknownProfileError as exc:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"policy: {exc}")
         except pydantic.ValidationError as exc:
             lines = [f"{'.'.join(map(str, item['loc'])) or 'deployment'}: {item['msg']}" for item in exc.errors()]
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "; ".join(lines))

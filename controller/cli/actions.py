@@ -59,14 +59,25 @@ def _print(decision: dict[str, object]) -> None:
 
     tables = {}
     for key, value in decision.items():
-        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        if _is_records(value):
+            assert isinstance(value, list)
             tables[key] = value
         else:
             click.echo(f"{key}: {json.dumps(value) if isinstance(value, (dict, list)) else value}")
     for key, rows in tables.items():
+        if any(_is_records(value) for row in rows for value in row.values()):
+            # Records that hold records of their own: one after the other.
+            for row in rows:
+                click.echo()
+                _print(row)
+            continue
         flat = [_flat(row) for row in rows]
         columns = list(dict.fromkeys(name for row in flat for name in row))
         output.table([[row.get(name) for name in columns] for row in flat], columns, title=key)
+
+
+def _is_records(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _flat(row: dict[str, object]) -> dict[str, object]:

@@ -86,6 +86,8 @@ class Fleet:
         self.by_slot: list[Backend | None] = []
         self.buckets = [0] * BUCKETS
         self.rotor = 0
+        # Endpoints whose load changed since somebody last looked; `server.sharing` empties it.
+        self.changed: set[types.Endpoint] = set()
         self._connect = connect
         self._free_slots: list[int] = []
 
@@ -194,6 +196,7 @@ class Fleet:
 
     def touch(self, backend: types.Endpoint) -> None:
         """Puts an endpoint into the class of its present load. To be called after each change of it."""
+        self.changed.add(backend)
         load = backend.running + backend.peer_running
         load += int((backend.queued_tokens + backend.peer_queued_tokens) * backend.ms_per_token)
         bucket = load.bit_length()

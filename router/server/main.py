@@ -21,7 +21,7 @@ from penstock.runtime import redis as redis_link
 from router.dataplane import fleet, front, gateway, upstream
 from router.index import prefix
 from router.policy import profiles
-from router.server import app, degraded, prober, registered, sharing, static
+from router.server import app, degraded, deployments, prober, registered, sharing, static
 from router.server import settings as gateway_settings
 
 
@@ -238,7 +238,8 @@ def build(
         link = redis_link.RedisLink(settings.redis_url.get_secret_value(), clock, name=settings.id)
         wire_keys = wire.Keys(settings.namespace)
         store = registry.RedisRegistry(link.client, wire_keys)
-        source = registered.RegisteredSource(owner, link, store, clock, health, address, admin_address)
+        policies = deployments.DeploymentPolicies(owner, link.client, wire_keys, health, dict(owner.profile_of_model))
+        source = registered.RegisteredSource(owner, link, store, clock, health, address, admin_address, policies)
         share = sharing.Sharing(
             owner, link, wire_keys, clock, health,
             interval_s=settings.share.interval_s, peer_timeout_s=settings.share.peer_timeout_s,

@@ -11,7 +11,7 @@ from penstock.runtime import clock as clocks
 from penstock.runtime import errors, logs, registry
 from penstock.runtime import redis as redis_link
 from router.dataplane import gateway
-from router.server import degraded
+from router.server import degraded, deployments
 
 LEASE_S = 3.0
 HEARTBEAT_S = 1.0
@@ -29,11 +29,13 @@ class RegisteredSource:
         health: degraded.Degraded,
         address: tuple[str, int],
         admin_address: tuple[str, int],
+        policies: deployments.DeploymentPolicies,
     ) -> None:
         self._gateway = owner
         self._registry = store
         self._clock = clock
         self._health = health
+        self._policies = policies
         self._address = address
         self._admin_address = admin_address
         self._started_at_s = clock.now_s()
@@ -81,6 +83,7 @@ class RegisteredSource:
         else:
             count = len(self._gateway.fleet.backends)
             self._health.set(degraded.REGISTRY_LOST, f"Redis does not answer; routing over the last {count} workers")
+        await self._policies.refresh()
         try:
             await self._registry.put_gateway(self._record(), LEASE_S)
         except errors.PenstockError as exc:

@@ -149,9 +149,13 @@ class Sharing:
         return wire.GatewayDelta(wire.VERSION, owner.id, self._epoch, self._seq, placements, loads, complete, wants)
 
     def _changed_loads(self, complete: bool) -> list[wire.EndpointLoad]:
+        """Loads that differ from what was sent; `complete` names every endpoint with something in flight."""
         sent = self._sent
         loads: list[wire.EndpointLoad] = []
-        for backend in self._gateway.fleet.backends.values():
+        owner = self._gateway.fleet
+        touched, owner.changed = owner.changed, set()
+        for backend in owner.backends.values() if complete else touched:
+            assert isinstance(backend, fleet.Backend)
             name = _name(backend)
             now = (backend.queued_tokens, backend.running, backend.kv_tokens)
             if complete:

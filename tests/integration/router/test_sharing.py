@@ -222,3 +222,18 @@ async def test_kv_reports_correct_the_index(fleet: Fleet) -> None:
 
 async def _fewer_blocks(gateway: gateways.Running, before: int) -> bool:
     return await _blocks(gateway) < before
+
+
+async def test_deployment_chooses_its_routing_profile(fleet: Fleet) -> None:
+    """The profile of a model's deployment is used for it; one that does not exist is a degraded mode, not a fallback."""
+    keys = wire.Keys("default")
+    deployment = types.ModelDeployment(name="d", model="m", policy="round-robin")
+    await fleet.client.hset(keys.deployments, "d", deployment.model_dump_json())
+    async with gateways.running(**fleet.settings("a")) as gateway:
+        placed = [await _endpoint_of(gateway, PROMPT) for _ in range(4)]
+        assert placed == placed[:2] * 2 and placed[0] != placed[1]
+        newer = deployment.model_dump_json().replace("round-robin", "psychic")
+        await fleet.client.hset(keys.deployments, "d", newer)
+        await gateways.until(lambda: _degraded(gateway, "policy-unknown"))
+        again = [await _endpoint_of(gateway, PROMPT) for _ in range(2)]
+        assert again[0] != again[1]
