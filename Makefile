@@ -63,6 +63,7 @@ lock: setup ## Resolves the dependencies anew into requirements.lock and the ben
 	$(COMPILE) benchmarks/gateway/requirements.in -o benchmarks/gateway/requirements.lock
 
 bench: setup $(BENCH_STAMP) ## The gateway's CPU time per request, beside sglang-router
+	$(BIN)/python tools/compile_hotpath.py
 	$(BIN)/python -m benchmarks.gateway $(BENCH_ARGS)
 
 $(BENCH_STAMP): benchmarks/gateway/requirements.lock

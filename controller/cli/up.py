@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pathlib
+import shutil
 import sys
 import time
 
@@ -23,6 +25,14 @@ def _settings(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ..
             raise click.BadParameter(f"{pair!r} is not KEY=VALUE")
         out[key] = yaml.safe_load(value)
     return out
+
+
+def _command() -> str:
+    """How this shell would call us."""
+    own = pathlib.Path(sys.argv[0])
+    if shutil.which("penstock") or own.name != "penstock":
+        return "penstock"
+    return os.path.relpath(own)
 
 
 @click.command()
@@ -65,7 +75,7 @@ def up(**kwargs: object) -> None:
                 f"\nPenstock answers on http://{shown}:{fleet.port}/v1, model {opts.model!r}{simulated}. Try:\n\n"
                 f"  curl http://{shown}:{fleet.port}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
                 f'    -d \'{{"model": "{opts.model}", "messages": [{{"role": "user", "content": "Hello"}}]}}\'\n\n'
-                f"  penstock status{'' if fleet.port == 8080 else f' --port {fleet.port}'}\n\nCtrl-C stops everything."
+                f"  {_command()} status{'' if fleet.port == 8080 else f' --port {fleet.port}'}\n\nCtrl-C stops everything."
             )
         sys.stdout.flush()
 
