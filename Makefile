@@ -12,7 +12,7 @@ BENCH_STAMP := .venv-bench/.installed
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	--no-annotate --python-version 3.11
 
-.PHONY: help setup up test test-compiled test-vllm check format generate lock bench vllm clean
+.PHONY: help setup up test test-compiled test-traces test-vllm check format generate lock bench vllm clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -27,8 +27,11 @@ up: setup ## A local fleet that answers OpenAI requests (ENGINE=sim|vllm, UP_ARG
 	@if [ "$(ENGINE)" = vllm ]; then $(BIN)/python -m workers.vllm.install; fi
 	@exec $(BIN)/penstock up --engine "$(ENGINE)" $(UP_ARGS)
 
-test: setup ## The tests (without those that need a vLLM engine)
-	$(BIN)/python -m pytest -m "not vllm" $(PYTEST_ARGS)
+test: setup ## The tests (without those that need a vLLM engine or whole traces)
+	$(BIN)/python -m pytest -m "not vllm and not traces" $(PYTEST_ARGS)
+
+test-traces: setup ## Mooncake's trace on 8 workers and 2 gateways, with kills (7 minutes, PENSTOCK_TRACES=folder)
+	$(BIN)/python -m pytest -m traces -s $(PYTEST_ARGS)
 
 test-compiled: setup ## The gateway's tests on its compiled hot path (needs a C compiler)
 	$(BIN)/python tools/compile_hotpath.py --strict

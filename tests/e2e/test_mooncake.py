@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import local_fleet
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.traces, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 FLEET = (
     "--workers", "8", "--profile", "h200-llama3.1-8b-fp8", "--engine-set", "kv_blocks=64000", "--engine-set", "speed=4",
