@@ -99,6 +99,8 @@ class FrontProtocol(HttpToolsProtocol):
         # Nothing more is read from this connection: it closes after the answers that are owed.
         self._deaf = False
         self._close_after = False
+        # Our side is closed for writing; the client's bytes are read and dropped until it has read the answer.
+        self._lingering = False
         self._pipelined: deque[tuple[bytes, list[tuple[bytes, bytes]], bytes, bool, bool]] = deque()
         self.takes_chunks = True
         self._prepared: Prepared | None = None
@@ -472,7 +474,7 @@ class FrontProtocol(HttpToolsProtocol):
     def _reject(self, reason: Reason, message: str) -> None:
         """Answers and closes: the rest of what the client sends cannot be used."""
         self._deaf = self._close_after = True
-        if self.transport.is_closing():
+        if self._lingering or self.transport.is_closing():
             return
         if self.exchange is None and not self._pipelined and (self.cycle is None or self.cycle.response_complete):
             self.owner.account.refused(str(reason))
@@ -484,6 +486,7 @@ class FrontProtocol(HttpToolsProtocol):
         if not self.transport.can_write_eof():
             self.transport.close()
             return
+        self._lingering = True
         self.transport.write_eof()
         self.flow.resume_reading()
         self.owner.loop.call_later(_LINGER_S, self.transport.close)
