@@ -144,7 +144,9 @@ async def test_interrupt_prints_what_it_has() -> None:
     found = json.loads(out)
     assert process.returncode == 130
     assert found["interrupted"] is True
-    assert (found["requests"], found["errors_by_kind"]) == (6, {"interrupted": 1})
+    # The five others were answered, though not all of them need have been read by then.
+    assert set(found["errors_by_kind"]) == {"interrupted"}
+    assert (found["requests"], found["completed"] + found["errors"]) == (6, 6)
 
 
 @pytest.mark.parametrize("in_order", [True, False])
