@@ -351,6 +351,12 @@ class Sharing:
                 deadline_s = self._clock.monotonic_s() + SNAPSHOT_WAIT_S
         except (exceptions.RedisError, msgspec.MsgspecError, OSError, TimeoutError, ValueError) as exc:
             self._log.warning("snapshot_failed", peer=source, reason=str(exc))
+            # Once more, when Redis is there again: the peer hears of it with our next batch.
+            await self._clock.sleep(1.0)
+            if source in self.peers:
+                self._ask(source)
+            else:
+                self._health.clear(degraded.INDEX_GAP)
             return
         self._log.warning("snapshot_not_answered", peer=source, waited_s=SNAPSHOT_WAIT_S)
         # The peer is gone or busy: its next batches bring what matters from now on.
