@@ -12,7 +12,8 @@ import rich.console
 import rich.progress
 
 from controller.cli import output
-from controller.replay import bodies, driver, html, plan, slo, summary, target
+from controller.replay import bodies, driver, html, plan, target
+from penstock.report import slo, summary
 from penstock.workload import formats, options, request
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130

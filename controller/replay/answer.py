@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from controller.replay import outcome
+from penstock.report import outcome
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 

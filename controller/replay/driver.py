@@ -8,7 +8,8 @@ import heapq
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from controller.replay import answer, bodies, connection, outcome, pool, target
+from controller.replay import answer, bodies, connection, pool, target
+from penstock.report import outcome
 from penstock.workload import request
 
 SESSION_HEADER = "x-session-id"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from controller.replay import outcome, summary, svg
+from penstock.report import outcome, summary, svg
 
 _MAX_CDF_POINTS = 400
 _BINS = 60

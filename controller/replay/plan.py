@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 
 import uvloop
 
-from controller.replay import bodies, driver, fetch, outcome, slo, summary, target
+from controller.replay import bodies, driver, fetch, target
+from penstock.report import outcome, slo, summary
 from penstock.workload import formats, options, prompts, request
 
 POLICY_HEADER = "x-penstock-policy"

@@ -7,6 +7,8 @@ within a prompt the tail first) and bounded by what that engine can hold; the wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from router.index import blocks
 
 # Measured with 1,000 endpoints and unique prompts: a slot in each of two dicts, with its key and its size.
@@ -34,7 +36,8 @@ class EndpointBlocks:
 class PrefixIndex:
     """Who has which prefix. Not thread-safe: one event loop owns it."""
 
-    def __init__(self, budget_bytes: int) -> None:
+    def __init__(self, budget_bytes: int, size_of: Callable[[int], int] = blocks.size_of) -> None:
+        """`size_of` gives the bytes of text that the block at a position (from 0) covers, 65,535 at most."""
         if budget_bytes < BYTES_PER_ENTRY:
             raise ValueError(f"index budget: at least {BYTES_PER_ENTRY} bytes, not {budget_bytes}")
         self.budget_entries = budget_bytes // BYTES_PER_ENTRY
@@ -42,6 +45,7 @@ class PrefixIndex:
         self.evictions = 0
         # The last tick that an insert came with.
         self.tick = 0
+        self._size_of = size_of
         self._holders: dict[int, int] = {}
         self._endpoints: dict[int, EndpointBlocks] = {}
 
@@ -110,7 +114,7 @@ class PrefixIndex:
         holders = self._holders
         get = holders.get
         added = added_bytes = 0
-        size_of = blocks.size_of
+        size_of = self._size_of
         position = len(hashes)
         stamp = tick << 16
         for block in reversed(hashes):

@@ -7,11 +7,13 @@ is computed again later. Two simplifications: a prompt's blocks are all taken wh
 always counts (give every request the same for first come, first served).
 
 Work is per step, not per token: all decoding sequences advance by one shared tick counter, and a sequence is
-touched only when it crosses a block boundary, finishes or is preempted.
+touched only when it crosses a block boundary, finishes or is preempted. So `advance` can do a stretch of steps
+that only decode at once, at the cost of the block boundaries in it.
 """
 
 import heapq
 import itertools
+import math
 from dataclasses import dataclass
 
 from penstock import perf
@@ -50,8 +52,11 @@ class Engine:
         self._decoding: dict[types.Request, None] = {}
         self._decode_kv_tokens = 0
         self._tick = 0
-        self._boundary: list[dict[types.Request, None]] = [{} for _ in range(config.block_size)]
+        # (tick whose step needs a new block, order of entry, request); one that no longer holds is skipped.
+        self._crossings: list[tuple[int, int, types.Request]] = []
         self._finish_at: dict[int, list[types.Request]] = {}
+        # The keys of _finish_at as a heap.
+        self._finish_ticks: list[int] = []
         self._order = itertools.count()
         self._kv_events: list[types.KvEvent] = []
 
@@ -165,18 +170,106 @@ class Engine:
         result.kv_events = self.drain_kv_events()
         return result
 
+    # --- many steps at once ---
+
+    def steady_steps(self) -> int:
+        """How many of the next steps only decode: nobody starts or is preempted in them, and only the last ends any.
+
+        0 where the next step is no such step. `step` as often as this, or `advance` once, come to the same.
+        """
+        if self._prefilling or not self._decoding or self._admissible():
+            return 0
+        steps = self._finish_ticks[0] - self._tick
+        decoding, free = len(self._decoding), self._pool.num_free
+        if free < decoding * (steps // self.config.block_size + 1) or self._waiting:
+            steps = self._steps_with_blocks(steps, free)
+        return steps
+
+    def stretch_s(self, steps: int) -> float:
+        """Duration of the next `steps` steps, where at most `steady_steps`: each is longer by the KV that grew."""
+        first_ms, growth_ms = self._stretch_ms()
+        return steps * (first_ms + growth_ms * (steps - 1) / 2) / 1000.0
+
+    def steps_until(self, elapsed_s: float, most: int) -> int:
+        """How many of the next `most` steps are begun once `elapsed_s` has passed; at least 1."""
+        first_ms, growth_ms = self._stretch_ms()
+        wanted_ms = elapsed_s * 1000.0
+        root = first_ms - growth_ms / 2
+        steps = int(2 * wanted_ms / (root + math.sqrt(root * root + 2 * growth_ms * wanted_ms))) if root > 0 else most
+        steps = max(1, min(most, steps))
+        # The root is rounded; the durations themselves decide.
+        while steps > 1 and self.stretch_s(steps - 1) >= elapsed_s:
+            steps -= 1
+        while steps < most and self.stretch_s(steps) < elapsed_s:
+            steps += 1
+        return steps
+
+    def advance(self, steps: int) -> types.Stretch:
+        """Do `steps` steps at once, at most `steady_steps`, which the caller has asked for."""
+        decoding = len(self._decoding)
+        first_ms, growth_ms = self._stretch_ms()
+        result = types.Stretch(steps, decoding, first_ms / 1000.0, (first_ms + growth_ms * (steps - 1)) / 1000.0)
+        result.duration_s = self.stretch_s(steps)
+        self._cross_blocks(self._tick + steps, None)
+        self._tick += steps
+        self._decode_kv_tokens += decoding * steps
+        self._finish(result)
+        self.counters.steps += steps
+        self.counters.generation_tokens += decoding * steps
+        result.kv_events = self.drain_kv_events()
+        return result
+
+    def _stretch_ms(self) -> tuple[float, float]:
+        """Duration of the next step, if it only decodes, and by how much each further one is longer."""
+        decoding = len(self._decoding)
+        first_ms = self._step_model.total_ms(decoding, self._decode_kv_tokens + decoding, 0.0)
+        return first_ms * self.slowdown, self._step_model.kappa * decoding * self.slowdown
+
+    def _admissible(self) -> bool:
+        """Whether the next step would start a waiting request."""
+        while self._waiting and self._waiting[0][-1].state is not types.State.WAITING:
+            heapq.heappop(self._waiting)
+        decoding = len(self._decoding)
+        if not self._waiting or decoding >= min(self.config.max_num_seqs, self.config.max_num_batched_tokens):
+            return False
+        request = self._waiting[0][-1]
+        hits, missing = self._find_blocks(request)
+        return missing + self._pool.count_free(hits) <= self._pool.num_free
+
+    def _steps_with_blocks(self, most: int, free: int) -> int:
+        """Of `most` steps, those before a block is missing, or is cached that a waiting request may want."""
+        size, tick = self.config.block_size, self._tick
+        offsets = sorted(request.cross_at - tick for request in self._decoding)
+        laps, rest = divmod(free, len(offsets))
+        steps = min(most, laps * size + offsets[rest])
+        if self._waiting:
+            for request in self._decoding:
+                if request.extend is not None or len(request.hashes) > request.cached_blocks:
+                    steps = min(steps, request.cross_at - tick)
+        return steps
+
     # --- phases of a step ---
 
     def _decode(self, result: types.StepResult) -> None:
         """Give every decoding sequence one token, taking blocks (and preempting) where one crosses a boundary."""
-        for request in list(self._boundary[self._tick % self.config.block_size]):
-            if request.state is types.State.DECODE and self._make_room(request, result):
-                self._cache_full_blocks(request, request.base + self._tick)
-                request.blocks += self._allocate(1)
+        self._cross_blocks(self._tick + 1, result)
         result.decoded = list(self._decoding)
         self._tick += 1
         self._decode_kv_tokens += len(result.decoded)
         result.decode_kv_tokens = self._decode_kv_tokens
+
+    def _cross_blocks(self, before: int, result: types.StepResult | None) -> None:
+        """Give a block to each sequence that needs one before the tick `before`; `result` where some may be preempted."""
+        crossings, size = self._crossings, self.config.block_size
+        while crossings and crossings[0][0] < before:
+            tick, order, request = heapq.heappop(crossings)
+            if request.state is not types.State.DECODE or request.cross_at != tick:
+                continue
+            if result is None or self._make_room(request, result):
+                self._cache_full_blocks(request, request.base + tick)
+                request.blocks += self._allocate(1)
+                request.cross_at = tick + size
+                heapq.heappush(crossings, (tick + size, order, request))
 
     def _make_room(self, request: types.Request, result: types.StepResult) -> bool:
         """Preempt until a block is free; False if `request` itself had to go."""
@@ -225,10 +318,7 @@ class Engine:
     def _take_blocks(self, request: types.Request) -> bool:
         """Take the blocks of the whole prompt, cached ones first; False, with nothing taken, if they do not fit."""
         size = self.config.block_size
-        # At least the last token is computed, since its output is what the next token is sampled from.
-        limit = (request.target - 1) // size if self.config.prefix_caching else 0
-        hits = self._pool.match(request.hashes, limit)
-        missing = -(-request.target // size) - len(hits)
+        hits, missing = self._find_blocks(request)
         if missing + self._pool.count_free(hits) > self._pool.num_free:
             return False
         self._pool.take(hits)
@@ -236,6 +326,14 @@ class Engine:
         request.computed = len(hits) * size
         request.blocks = hits + self._allocate(missing)
         return True
+
+    def _find_blocks(self, request: types.Request) -> tuple[list[block_pool.Block], int]:
+        """Cached blocks of a request's longest prefix, and how many more it needs."""
+        size = self.config.block_size
+        # At least the last token is computed, since its output is what the next token is sampled from.
+        limit = (request.target - 1) // size if self.config.prefix_caching else 0
+        hits = self._pool.match(request.hashes, limit)
+        return hits, -(-request.target // size) - len(hits)
 
     def _prefill_chunk(self, request: types.Request, result: types.StepResult, budget: int) -> tuple[int, float]:
         chunk = min(request.target - request.computed, budget)
@@ -260,10 +358,19 @@ class Engine:
         request.finish_at = self._tick + left
         self._decoding[request] = None
         self._decode_kv_tokens += request.computed
-        self._boundary[-request.base % self.config.block_size][request] = None
-        self._finish_at.setdefault(request.finish_at, []).append(request)
+        request.cross_at = self._tick + -request.computed % self.config.block_size
+        heapq.heappush(self._crossings, (request.cross_at, next(self._order), request))
+        together = self._finish_at.get(request.finish_at)
+        if together is None:
+            self._finish_at[request.finish_at] = [request]
+            heapq.heappush(self._finish_ticks, request.finish_at)
+        else:
+            together.append(request)
 
-    def _finish(self, result: types.StepResult) -> None:
+    def _finish(self, result: types.StepResult | types.Stretch) -> None:
+        ticks = self._finish_ticks
+        while ticks and ticks[0] <= self._tick:
+            heapq.heappop(ticks)
         for request in self._finish_at.pop(self._tick, ()):
             if request.state is types.State.DECODE and request.finish_at == self._tick:
                 self._stop_running(request)
@@ -294,7 +401,6 @@ class Engine:
             request.computed = request.base + self._tick
             self._decode_kv_tokens -= request.computed
             del self._decoding[request]
-            del self._boundary[-request.base % self.config.block_size][request]
             self._cache_full_blocks(request, request.computed)
         else:
             del self._prefilling[request]

@@ -64,6 +64,7 @@ class Request:
         "cached_blocks",
         "cached_tokens",
         "computed",
+        "cross_at",
         "extend",
         "finish_at",
         "generated",
@@ -122,6 +123,7 @@ class Request:
         self.computed = 0
         self.target = prompt_tokens
         self.base = 0
+        self.cross_at = 0
         self.finish_at = 0
         self.blocks: list[Block] = []
         self.cached_blocks = 0
@@ -177,3 +179,19 @@ class StepResult:
     def generated_tokens(self) -> int:
         """New tokens of this step."""
         return len(self.first) + len(self.decoded)
+
+
+@dataclass(slots=True)
+class Stretch:
+    """What a run of steps that only decode does. Everything in it is true once `duration_s` has passed."""
+
+    steps: int
+    decoding: int
+    """Sequences that got one token in each of the steps."""
+    first_s: float
+    """Duration of the first step; each further one is longer by the same amount."""
+    last_s: float
+    duration_s: float = 0.0
+    finished: list[Request] = field(default_factory=list)
+    """Requests that got their last token in the last step."""
+    kv_events: list[KvEvent] = field(default_factory=list)

@@ -29,19 +29,6 @@ def settings_of(worker: spec.WorkerSpec) -> settings.SimSettings:
         raise errors.SettingsError(f"engine settings: {'; '.join(lines)}. Allowed: {allowed}") from exc
 
 
-def speed_of(profile: perf.EngineProfile, config: settings.SimSettings) -> types.EngineSpeed:
-    """The step-time model as a router reads it: `w0` and `b * n` add in quadrature there, and linearly here."""
-    step, factor = profile.step, config.slowdown / config.speed
-    return types.EngineSpeed(
-        base_ms=(step.c + step.w0 + profile.frontend_ms) * factor,
-        ms_per_token=max(step.b, 1e-9) * factor,
-        ms_per_token2=step.q * factor,
-        ms_per_seq=step.b * factor,
-        ms_per_kv_token=step.kappa * factor,
-        step_base_ms=(step.c + step.w0) * factor,
-    )
-
-
 class SimEngine:
     """See `engine.Engine`."""
 
@@ -70,7 +57,7 @@ class SimEngine:
                 max_num_batched_tokens=config.max_num_batched_tokens or profile.max_num_batched_tokens,
                 max_model_len_tokens=config.max_model_len,
             ),
-            speed=speed_of(profile, config),
+            speed=perf.speed_of(profile, config.slowdown / config.speed),
             kv_events=f"tcp://{config.host}:{events}" if events else None,
             kv_replay=f"tcp://{config.host}:{replay}" if replay else None,
             pid=os.getpid(),

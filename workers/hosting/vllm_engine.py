@@ -14,8 +14,7 @@ from penstock import perf
 from penstock.api import types
 from penstock.runtime import errors
 from workers.adapters import stats, vllm
-from workers.hosting import engine, sim_engine, spec
-from workers.sim import settings as sim_settings
+from workers.hosting import engine, spec
 from workers.vllm import process, tiny_model
 
 _ASK_TIMEOUT_S = 2.0
@@ -89,8 +88,7 @@ class VllmEngine:
             raise errors.SettingsError(f"engine settings: {'; '.join(lines)}. Allowed: {allowed}") from exc
 
     def _speed(self) -> types.EngineSpeed:
-        profile = perf.load_profile(self._worker.engine.profile)
-        return sim_engine.speed_of(profile, sim_settings.SimSettings(profile=profile.name))
+        return perf.speed_of(perf.load_profile(self._worker.engine.profile))
 
     async def _read(self) -> stats.EngineStats | None:
         if self._process is None:

@@ -4,7 +4,8 @@ import array
 
 import pytest
 
-from controller.replay import answer, outcome
+from controller.replay import answer
+from penstock.report import outcome
 
 STREAM = (
     b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'

@@ -4,7 +4,8 @@ import array
 
 import pytest
 
-from controller.replay import html, outcome, slo, summary
+from controller.replay import html
+from penstock.report import outcome, slo, summary
 
 
 def run_of(*outcomes: outcome.Outcome, targets: slo.Slo | None = None) -> summary.Run:

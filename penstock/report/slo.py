@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from controller.replay import outcome
+from penstock.report import outcome
 
 NAMES = ("ttft", "itl", "e2e")
 _UNITS_S = {"ms": 0.001, "s": 1.0}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from controller.replay import outcome, slo
+from penstock.report import outcome, slo
 
 QUANTILES = (50, 95, 99)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controller.replay import outcome, slo
+from penstock.report import outcome, slo
 
 
 @pytest.mark.parametrize(
