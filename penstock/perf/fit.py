@@ -19,7 +19,7 @@ import numpy.typing as npt
 from penstock.perf import profiles, step_model
 
 _HOLD_BACK_EVERY = 5
-_NAMES = ("c", "w0", "b", "kappa", "q")
+_NAMES = ("c", "w0", "b", "s", "kappa", "q")
 _FLOOR = 1e-12
 _H200_MAX_SEQS = 1024
 
@@ -127,10 +127,10 @@ def _steady_point(seqs: int, prompt: int, output: int, chunk_tokens: int, measur
 
     def predict(model: step_model.StepModel, _: float) -> float:
         decode_ms = model.decode_step_ms(seqs, seqs * (prompt + output // 2))
-        bare_ms = model.total_ms(seqs, 0, 0.0)
+        bare_ms = model.total_ms(seqs, seqs, 0, 0.0)
         full, rest = divmod(prompt, chunk_tokens)
-        mixed_ms = full * (model.total_ms(chunk_tokens, 0, 0.0) - bare_ms)
-        mixed_ms += (model.total_ms(rest + seqs, 0, 0.0) - bare_ms) if rest else 0.0
+        mixed_ms = full * (model.total_ms(chunk_tokens, seqs, 0, 0.0) - bare_ms)
+        mixed_ms += (model.total_ms(rest + seqs, seqs, 0, 0.0) - bare_ms) if rest else 0.0
         mixed_ms += model.q * step_model.attention_pairs(prompt, 0)
         return decode_ms + (seqs - 1) / output * mixed_ms
 
@@ -157,7 +157,7 @@ def h200_job() -> Job:
             "ai-dynamo 1.6.1 test data, vLLM", "Apache-2.0",
         ),
         points,
-        {"c": 0.5, "w0": 4.0, "b": 0.02, "kappa": 2.9e-5, "q": 8e-7, "frontend_ms": 12.0},
+        {"c": 0.5, "w0": 4.0, "b": 0.02, "s": 0.01, "kappa": 2.9e-5, "q": 8e-7, "frontend_ms": 12.0},
         frozenset({"c"}),
     )  # fmt: skip
 
@@ -196,14 +196,15 @@ def aiconfigurator_job(model: str, system: str, backend: str, name: str, tp: int
             f"ai-dynamo/aiconfigurator 095f58a5, silicon data, {backend}", "Apache-2.0",
         ),
         points,
-        {"c": 0.5, "w0": 8.0, "b": 0.04, "kappa": 3e-5, "q": 1e-6, "frontend_ms": 12.0},
-        frozenset({"c", "frontend_ms", "q"}),
+        {"c": 0.5, "w0": 8.0, "b": 0.04, "s": 0.0, "kappa": 3e-5, "q": 1e-6, "frontend_ms": 12.0},
+        # Where every point mixes prefill and decoding, a sequence's own cost and its KV pass for each other.
+        frozenset({"c", "frontend_ms", "q", "s"}),
     )  # fmt: skip
 
 
 def jobs() -> list[Job]:
     """Everything that is fitted. KV capacities not measured follow from the memory that the weights leave."""
-    start = {"c": 2.0, "w0": 30.0, "b": 0.1, "kappa": 1e-4, "q": 1e-6, "frontend_ms": 12.0}
+    start = {"c": 2.0, "w0": 30.0, "b": 0.1, "s": 0.01, "kappa": 1e-4, "q": 1e-6, "frontend_ms": 12.0}
     return [
         h200_job(),
         *(splitwise_job("a100", tp, kv, start) for tp, kv in ((4, 475_000), (8, 1_390_000))),

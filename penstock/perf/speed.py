@@ -14,7 +14,7 @@ def speed_of(profile: profiles.EngineProfile, factor: float = 1.0) -> types.Engi
         base_ms=(step.c + step.w0 + profile.frontend_ms) * factor,
         ms_per_token=max(step.b, 1e-9) * factor,
         ms_per_token2=step.q * factor,
-        ms_per_seq=step.b * factor,
+        ms_per_seq=(step.b + step.s) * factor,
         ms_per_kv_token=step.kappa * factor,
         step_base_ms=(step.c + step.w0) * factor,
     )

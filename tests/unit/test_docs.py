@@ -112,7 +112,7 @@ def test_the_worked_example_of_the_default_is_right() -> None:
         base_ms=step.step.c + step.step.w0 + step.frontend_ms,
         ms_per_token=step.step.b,
         ms_per_token2=step.step.q,
-        ms_per_seq=step.step.b,
+        ms_per_seq=step.step.b + step.step.s,
         ms_per_kv_token=step.step.kappa,
     )
     near, idle = policy_types.Endpoint("near", 0, speed), policy_types.Endpoint("idle", 1, speed)

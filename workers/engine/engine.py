@@ -165,7 +165,7 @@ class Engine:
         self.counters.steps += 1
         self.counters.generation_tokens += result.generated_tokens
         tokens = len(result.decoded) + result.prefill_tokens
-        step_ms = self._step_model.total_ms(tokens, result.decode_kv_tokens, pairs)
+        step_ms = self._step_model.total_ms(tokens, len(result.decoded), result.decode_kv_tokens, pairs)
         result.duration_s = step_ms * self.slowdown / 1000.0
         result.kv_events = self.drain_kv_events()
         return result
@@ -222,7 +222,7 @@ class Engine:
     def _stretch_ms(self) -> tuple[float, float]:
         """Duration of the next step, if it only decodes, and by how much each further one is longer."""
         decoding = len(self._decoding)
-        first_ms = self._step_model.total_ms(decoding, self._decode_kv_tokens + decoding, 0.0)
+        first_ms = self._step_model.decode_step_ms(decoding, self._decode_kv_tokens + decoding)
         return first_ms * self.slowdown, self._step_model.kappa * decoding * self.slowdown
 
     def _admissible(self) -> bool:

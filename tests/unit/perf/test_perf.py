@@ -8,12 +8,12 @@ import pytest
 from penstock import perf
 from penstock.perf import fit
 
-MODEL = perf.StepModel(c=1.0, w0=3.0, b=0.04, kappa=0.001, q=0.0001)
+MODEL = perf.StepModel(c=1.0, w0=3.0, b=0.04, s=0.02, kappa=0.001, q=0.0001)
 
 
 def test_a_step_is_the_sum_of_its_parts() -> None:
     """100 tokens (90 of a prompt behind 10 cached, 10 decoding) with 500 KV tokens take what the formula says."""
-    expected = 1.0 + math.sqrt(9.0 + 16.0) + 0.5 + 0.0001 * 90 * (10 + 45)
+    expected = 1.0 + math.sqrt(9.0 + 16.0) + 10 * 0.02 + 0.5 + 0.0001 * 90 * (10 + 45)
     assert MODEL.step_ms([(90, 10)], decode_seqs=10, decode_kv_tokens=500) == pytest.approx(expected)
 
 
@@ -59,6 +59,15 @@ def test_the_shipped_profile_meets_the_points_kept_out_of_its_fit(job: fit.Job) 
     assert np.mean(off) == pytest.approx(profile.fit.held_back_error, abs=0.002)
 
 
+def test_prompt_attention_of_the_h200_is_that_of_its_prompts() -> None:
+    """Errors on prompts of 3,000 tokens and more have no slope: neither short nor long ones are all too quick."""
+    profile = perf.load_profile("h200-llama3.1-8b-fp8")
+    prompts = fit.h200_job().points[3:17]
+    off = [point.predict(profile.step, profile.frontend_ms) / point.measured_ms - 1 for point in prompts]
+    assert max(map(abs, off)) < 0.08
+    assert abs(np.mean(off[:7]) - np.mean(off[7:])) < 0.03
+
+
 def test_a_fit_finds_the_coefficients_that_made_the_data() -> None:
     """From exact points of a known model, the fit comes back to it."""
     points = [
@@ -66,9 +75,10 @@ def test_a_fit_finds_the_coefficients_that_made_the_data() -> None:
         for n in (1, 20, 100, 400)
         for kv in (n, 1000 * n, 5000 * n)
     ]
-    start = {"c": 1.0, "w0": 1.0, "b": 0.1, "kappa": 0.01, "q": 0.0001, "frontend_ms": 1.0}
+    start = {"c": 1.0, "w0": 1.0, "b": 0.1, "s": 0.1, "kappa": 0.01, "q": 0.0001, "frontend_ms": 1.0}
     profile = fit.h200_job().profile | {"name": "made"}
     found = fit.fit(fit.Job(profile, points, start, frozenset({"c", "q", "frontend_ms"})))
     assert found.step.w0 == pytest.approx(MODEL.w0, rel=0.01)
     assert found.step.b == pytest.approx(MODEL.b, rel=0.01)
+    assert found.step.s == pytest.approx(MODEL.s, rel=0.01)
     assert found.step.kappa == pytest.approx(MODEL.kappa, rel=0.01)
