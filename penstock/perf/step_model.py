@@ -33,7 +33,8 @@ class StepModel(pydantic.BaseModel):
     def total_ms(self, tokens: int, decode_seqs: int, decode_kv_tokens: int, attention_pairs: float) -> float:
         """Step time in ms from its four totals; the form for callers that keep the totals themselves.
 
-        `tokens` counts those of prompts and one for each of `decode_seqs`. `attention_pairs` is sum(chunk * (ctx + chunk/2)) over the step's prompt chunks.
+        `tokens` counts those of prompts and one for each of `decode_seqs`. `attention_pairs` is
+        sum(chunk * (ctx + chunk/2)) over the step's prompt chunks.
         """
         if tokens <= 0:
             return 0.0
