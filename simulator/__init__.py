@@ -1,4 +1,4 @@
-"""Discrete-event simulator that runs the production policies and the engine model on traces.
+"""Discrete-event simulator of a fleet: the gateways' own policies and account, and the engine model, on a virtual clock.
 
-Nothing of it is built yet; docs/architecture.md says what belongs here.
+`simulation.run(scenario)` is the way in; docs/simulator.md says what is modelled and what is not.
 """

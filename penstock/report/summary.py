@@ -9,7 +9,7 @@ import numpy
 
 from penstock.report import outcome, slo
 
-QUANTILES = (50, 95, 99)
+QUANTILES = (50, 90, 95, 99)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

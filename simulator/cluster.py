@@ -1,0 +1,207 @@
+"""The events of a simulated fleet: arrivals, steps of engines, and what gateways learn of them.
+
+Only workers with something to do have an event, so an event costs the logarithm of their number.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from router.dataplane import gateway as production
+from simulator import gateways, requests, tally, worker
+from workers.engine import types
+
+_END = float("inf")
+
+
+class Cluster:
+    """Workers behind gateways on a virtual clock."""
+
+    def __init__(
+        self,
+        clock: gateways.Clock,
+        arrivals: Iterable[requests.Request],
+        doors: Sequence[gateways.Gateway],
+        models: Sequence[str],
+        groups: int,
+        *,
+        speed: float = 1.0,
+        seed: int = 0,
+        latency_s: float = 0.0,
+        max_attempts: int = 4,
+        bin_s: float = 60.0,
+    ) -> None:
+        self.clock = clock
+        self.gateways = doors
+        self.workers: dict[str, worker.Worker] = {}
+        self.tally = tally.Tally(groups)
+        self.events = 0
+        self.steps = 0
+        self.bin_s = bin_s
+        self._models = models
+        self._arrivals = iter(arrivals)
+        self._speed = speed
+        self._latency_s = latency_s
+        self._max_attempts = max_attempts
+        self._rng = random.Random(seed)
+        self._heap: list[tuple[float, int, Callable[[Any, int], None], Any, int]] = []
+        self._order = itertools.count()
+        self._ids = itertools.count()
+        self.on_booked: Callable[[gateways.Gateway], None] = lambda door: None
+
+    def at(self, time_s: float, act: Callable[[Any, int], None], what: Any = None, number: int = 0) -> None:
+        """Calls `act(what, number)` at a time; equal times in the order of these calls."""
+        heapq.heappush(self._heap, (time_s, next(self._order), act, what, number))
+
+    def run(self) -> None:
+        """Plays everything until the last request has ended."""
+        heap, clock, pop = self._heap, self.clock, heapq.heappop
+        arrivals, speed = self._arrivals, self._speed
+        coming = next(arrivals, None)
+        coming_s = _END if coming is None else coming.arrival_s / speed
+        while coming is not None or self.tally.open:
+            if heap and heap[0][0] <= coming_s:
+                now_s, _, act, what, number = pop(heap)
+                clock.now_s = now_s
+                act(what, number)
+            elif coming is not None:
+                clock.now_s = coming_s
+                self._arrive(coming)
+                coming = next(arrivals, None)
+                coming_s = _END if coming is None else coming.arrival_s / speed
+            else:
+                break
+            self.events += 1
+
+    def _arrive(self, request: requests.Request) -> None:
+        doors = self.gateways
+        door = doors[0] if len(doors) == 1 else doors[self._rng.randrange(len(doors))]
+        feature = gateways.Feature(self._models[request.model], request.input_tokens, None)
+        call = gateways.Call(request, feature, None, self.clock.now_s)
+        self.tally.sent(call)
+        self.send(door, call)
+
+    def send(self, door: gateways.Gateway, call: gateways.Call) -> None:
+        """Routes a request and sends it; what cannot be routed has failed."""
+        try:
+            chosen = door.route(call)
+        except production.NoEndpointError:
+            self._refuse(call, "no_endpoint")
+            return
+        except production.UnknownModelError:
+            self._refuse(call, "model_not_found")
+            return
+        self.on_booked(door)
+        there = self.workers.get(chosen)
+        call.worker = there
+        delay_s = self._latency_s
+        if there is not None and there.ready:
+            self.at(self.clock.now_s + delay_s + there.frontend_s, self._enter, call, there.generation_of_life)
+        else:
+            self.at(self.clock.now_s + delay_s, self._unreachable, call)
+
+    def _refuse(self, call: gateways.Call, why: str) -> None:
+        call.error = why
+        self.tally.ended(call)
+
+    def _unreachable(self, call: gateways.Call, _: int) -> None:
+        self.lost(call)
+
+    def lost(self, call: gateways.Call) -> None:
+        """An engine has gone with a request: elsewhere if nothing was answered yet, as the data plane does."""
+        door = call.gateway
+        assert door is not None
+        door.failed(call)
+        self.on_booked(door)
+        if call.first_s is not None:
+            self._refuse(call, "cut")
+        elif call.attempts >= self._max_attempts:
+            self._refuse(call, "upstream_failed")
+        else:
+            self.tally.retries += 1
+            self.send(door, call)
+
+    # Engines.
+
+    def _enter(self, call: gateways.Call, life: int) -> None:
+        there: worker.Worker = call.worker
+        if there.generation_of_life != life:
+            self.lost(call)
+            return
+        now_s = self.clock.now_s
+        asked = call.request
+        job = types.Request(
+            str(next(self._ids)), asked.input_tokens, asked.output_tokens, asked.blocks, payload=call, priority=0
+        )
+        call.job = job
+        if there.cut(now_s):
+            self._schedule(there)
+        try:
+            there.engine.add(job, now_s)
+        except types.RejectedRequest:
+            door = call.gateway
+            assert door is not None
+            door.core.release(call)  # type: ignore[arg-type]
+            self.on_booked(door)
+            self._refuse(call, "http_400")
+            return
+        there.requests += 1
+        if there.idle and not there.hung:
+            self._begin(there)
+
+    def _begin(self, there: worker.Worker) -> None:
+        if there.begin(self.clock.now_s):
+            self._schedule(there)
+
+    def _schedule(self, there: worker.Worker) -> None:
+        there.generation += 1
+        heapq.heappush(self._heap, (there.end_s, next(self._order), self._step_done, there, there.generation))
+
+    def _step_done(self, there: worker.Worker, generation: int) -> None:
+        if there.generation != generation:
+            return
+        result = there.finish()
+        there.account(result, self.bin_s)
+        self.steps += 1
+        if isinstance(result, types.Stretch):
+            self.tally.gaps(there.decoding, result.first_s, result.last_s, result.steps)
+        else:
+            self._deliver(there, result)
+        now_s = self.clock.now_s
+        for job in result.finished:
+            call: Any = job.payload
+            group = call.request.group
+            there.decoding[group] -= 1
+            call.end_s = now_s
+            call.gateway.complete(call, job.cached_tokens)
+            self.on_booked(call.gateway)
+            self.tally.ended(call)
+        if not there.hung:
+            self._begin(there)
+
+    def _deliver(self, there: worker.Worker, result: types.StepResult) -> None:
+        now_s = self.clock.now_s
+        decoding = there.decoding
+        for job in result.preempted:
+            paused: Any = job.payload
+            if paused.decoding:
+                paused.decoding = False
+                paused.paused_s = now_s - result.duration_s
+                decoding[paused.request.group] -= 1
+        if result.decoded:
+            self.tally.gaps(decoding, result.duration_s, result.duration_s, 1)
+        for job in result.first:
+            call: Any = job.payload
+            call.decoding = True
+            group = call.request.group
+            decoding[group] += 1
+            if call.first_s is None:
+                call.first_s = now_s
+                call.gateway.first_byte(call)
+                self.on_booked(call.gateway)
+            else:
+                self.tally.gap(group, now_s - call.paused_s)

@@ -1,0 +1,145 @@
+"""From a scenario to its figures."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator
+
+from penstock import perf
+from penstock.api import types as api
+from penstock.workload import formats, request
+from router.policy import profiles
+from simulator import cluster, gateways, requests, results, scenario, worker
+from workers.engine import engine, types
+
+# Time bins of the report, s.
+BIN_S = 10.0
+
+
+class ScenarioError(ValueError):
+    """The scenario is whole but cannot be played; the message says why."""
+
+
+def run(told: scenario.Scenario, found: Iterable[request.TraceRequest] | None = None) -> results.Result:
+    """Play a scenario. `found` replaces its workload, read before.
+
+    Raises ScenarioError, and `request.TraceError` where its trace cannot be read.
+    """
+    if found is None:
+        found = workload(told)
+    found = iter(found)
+    head = next(found, None)
+    if head is None:
+        raise ScenarioError("the workload has no request")
+    engines = [perf.load_profile(pool.profile or model.profile) for model in told.fleet.models for pool in model.pools]
+    block_size = told.fleet.block_size or head.block_tokens or engines[0].block_size
+    try:
+        cut, asked = requests.cut(itertools.chain((head,), found), block_size)
+    except requests.BlockSizeError as exc:
+        raise ScenarioError(str(exc)) from exc
+    clock = gateways.Clock()
+    by_model = {each.name: profiles.by_name(each.policy) for each in told.fleet.models if each.policy}
+    doors = [
+        gateways.Gateway(
+            f"gw-{number}",
+            clock,
+            profiles.by_name(told.gateways.policy),
+            cut,
+            told.gateways.index_budget_bytes,
+            by_model,
+        )
+        for number in range(told.gateways.count)
+    ]
+    played = cluster.Cluster(
+        clock,
+        _assigned(asked, told),
+        doors,
+        [each.name for each in told.fleet.models],
+        len(told.classes),
+        speed=told.speed,
+        seed=told.seed,
+        latency_s=told.fleet.network_ms / 1000,
+        bin_s=BIN_S,
+    )
+    for each in _workers(told, block_size):
+        played.workers[each.id] = each
+        for door in doors:
+            door.upsert(each.record)
+    played.run()
+    return results.summarize(told, played.tally, list(played.workers.values()), BIN_S)
+
+
+def workload(told: scenario.Scenario) -> Iterator[request.TraceRequest]:
+    """The requests of a scenario's workload, in order of arrival."""
+    if told.trace is None:
+        raise ScenarioError("the scenario names no workload")
+    reading = told.trace.reading.model_copy(update={"seed": told.seed})
+    found = formats.read(told.trace.path, told.trace.format, reading, request.RowErrors())
+    return itertools.islice(found, told.trace.limit)
+
+
+def _assigned(asked: Iterator[requests.Request], told: scenario.Scenario) -> Iterator[requests.Request]:
+    """Requests with their class and model, drawn by the shares."""
+    classes = [each.share for each in told.classes]
+    models = [each.share for each in told.fleet.models]
+    if len(classes) == 1 and len(models) == 1:
+        return asked
+    return _drawn(asked, classes, models, random.Random(told.seed))
+
+
+def _drawn(
+    asked: Iterator[requests.Request], classes: list[float], models: list[float], rng: random.Random
+) -> Iterator[requests.Request]:
+    for each in asked:
+        each.group = rng.choices(range(len(classes)), classes)[0]
+        each.model = rng.choices(range(len(models)), models)[0]
+        yield each
+
+
+def _workers(told: scenario.Scenario, block_size: int) -> Iterator[worker.Worker]:
+    number = 0
+    for position, model in enumerate(told.fleet.models):
+        for pool in model.pools:
+            profile = perf.load_profile(pool.profile or model.profile)
+            config = types.EngineConfig(
+                kv_blocks=pool.kv_blocks or max(1, profile.kv_tokens // block_size),
+                block_size=block_size,
+                max_num_batched_tokens=pool.max_num_batched_tokens or profile.max_num_batched_tokens,
+                max_num_seqs=pool.max_num_seqs or profile.max_num_seqs,
+            )
+            for _ in range(pool.workers):
+                record = _record(number, model.name, profile, config, pool.slowdown)
+                there = worker.Worker(
+                    record,
+                    profile,
+                    engine.Engine(config, profile.step, slowdown=pool.slowdown),
+                    len(told.classes),
+                    position,
+                )
+                there.ready = True
+                there.started_s = 0.0
+                number += 1
+                yield there
+
+
+def _record(
+    number: int, model: str, profile: perf.EngineProfile, config: types.EngineConfig, slowdown: float
+) -> api.WorkerRecord:
+    return api.WorkerRecord(
+        id=f"w-{number}",
+        incarnation=1,
+        deployment="sim",
+        model=model,
+        endpoint=api.Endpoint(host="127.0.0.1", port=1 + number % 65_535),
+        state=api.WorkerState.READY,
+        engine="sim",
+        simulated=True,
+        capacity=api.Capacity(
+            kv_blocks=config.kv_blocks,
+            block_size_tokens=config.block_size,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+        ),
+        speed=perf.speed_of(profile, slowdown),
+    )
