@@ -23,6 +23,8 @@ MODULES = (
     "router/policy/profiles.py",
     "router/dataplane/features.py",
     "router/dataplane/framing.py",
+    "router/dataplane/heads.py",
+    "router/dataplane/upstream.py",
     "router/dataplane/usage.py",
     "router/dataplane/account.py",
     "router/dataplane/fleet.py",

@@ -14,12 +14,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from penstock.api.errors import Reason, error_body
-from router.dataplane import framing, usage
+from router.dataplane import framing, heads, upstream, usage
 from router.dataplane.gateway import TICK_S, NoEndpointError, UnknownModelError
 
 if TYPE_CHECKING:
-    from router.dataplane import features, fleet, front, gateway, upstream
-    from router.policy import profiles
+    from router.dataplane import features, fleet, front, gateway
 
 # An answer by length is held until it is whole, up to this size, so that a broken one can be tried again.
 HOLD_BYTES = 262_144
@@ -29,7 +28,7 @@ _SMALL_BYTES = 96
 _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _DONE = range(5)
 
 
-class Exchange:
+class Exchange(upstream.Listener):
     """One request between a client's connection and an engine's."""
 
     __slots__ = (
@@ -47,6 +46,7 @@ class Exchange:
         feature: features.Features,
         request: tuple[bytes, bytes, bytes],
         request_id: bytes,
+        prepared: heads.Prepared,
     ) -> None:
         self.gateway = owner
         self.front = client
@@ -54,9 +54,11 @@ class Exchange:
         # Request line, headers without host, body.
         self.request = request
         self.request_id = request_id
-        self.tenant = ""
-        self.profile: profiles.Profile | None = None
-        self.session: int | None = None
+        self.tenant = prepared.tenant
+        self.profile = prepared.profile
+        self.session = prepared.session
+        if self.session is None and feature.user:
+            self.session = heads.session_of(feature.user.encode())
         self.hashes: list[int] | None = None
         self.pool: fleet.ModelPool | None = None
         self.backend: fleet.Backend | None = None
@@ -181,7 +183,7 @@ class Exchange:
                 raise framing.FramingError("head of the answer is too long")
             self.received = received
             return
-        head = framing.parse_head(received[:end])
+        head = self.backend.connections.heads.parse(received[:end])  # type: ignore[union-attr]
         rest = received[end + 4 :]
         if 100 <= head.status < 200:
             # Interim answers are for this hop only.

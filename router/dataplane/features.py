@@ -7,7 +7,7 @@ in for its tokens: equal texts give equal tokens, which is all that prefix routi
 from __future__ import annotations
 
 import array
-from typing import Any, NamedTuple
+from typing import Any, final
 
 import orjson
 
@@ -25,16 +25,22 @@ class BadRequestError(ValueError):
         self.param = param
 
 
-class Features(NamedTuple):
+@final
+class Features:
     """What a body says. `text` is what gets hashed; `is_tokens` where it is token ids, four bytes each."""
 
-    model: str
-    text: bytes
-    is_tokens: bool
-    stream: bool
-    max_tokens: int | None
-    salt: str
-    user: str
+    __slots__ = ("is_tokens", "max_tokens", "model", "salt", "stream", "text", "user")
+
+    def __init__(
+        self, model: str, text: bytes, is_tokens: bool, stream: bool, max_tokens: int | None, salt: str, user: str
+    ) -> None:
+        self.model = model
+        self.text = text
+        self.is_tokens = is_tokens
+        self.stream = stream
+        self.max_tokens = max_tokens
+        self.salt = salt
+        self.user = user
 
 
 def extract(path: bytes, body: bytes) -> Features:

@@ -183,7 +183,7 @@ class Fleet:
         tokens = backend.record.capacity.kv_tokens
         ratio = backend.pools[0].bytes_per_token if backend.pools else DEFAULT_BYTES_PER_TOKEN
         self.index.set_capacity(backend.slot, None if tokens is None else int(tokens * ratio))
-        backend.free_tokens = float("inf") if tokens is None else float(tokens)
+        backend.capacity_tokens = backend.free_tokens = float("inf") if tokens is None else float(tokens)
 
     def cached(self, backend: Backend, hashes: list[int], tick: int) -> None:
         """The endpoint has, or is about to compute, these blocks. `tick` counts `TICK_S`."""

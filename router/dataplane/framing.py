@@ -7,7 +7,7 @@ client's own framing. An answer that is ambiguous (RFC 9112, section 6.3) is ref
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import final
 
 MAX_HEAD_BYTES = 65_536
 # A chunk up to this size is forwarded whole, so that a broken stream can be ended by an event of ours.
@@ -20,15 +20,21 @@ class FramingError(ValueError):
     """The answer is not valid HTTP/1.1."""
 
 
-class Head(NamedTuple):
+@final
+class Head:
     """Head of an answer. `length` is None where the body comes in chunks or lasts until the connection closes."""
 
-    status: int
-    status_line: bytes
-    headers: bytes
-    length: int | None
-    chunked: bool
-    keep_alive: bool
+    __slots__ = ("chunked", "headers", "keep_alive", "length", "status", "status_line")
+
+    def __init__(
+        self, status: int, status_line: bytes, headers: bytes, length: int | None, chunked: bool, keep_alive: bool
+    ) -> None:
+        self.status = status
+        self.status_line = status_line
+        self.headers = headers
+        self.length = length
+        self.chunked = chunked
+        self.keep_alive = keep_alive
 
 
 # What frames a head, and what makes it need the careful way: hop-by-hop names, folded or odd lines, other versions.
@@ -46,22 +52,73 @@ def parse_head(raw: bytes) -> Head:
     Raises FramingError. The usual head (HTTP/1.1, one length or chunks, nothing hop-by-hop) is taken as it is.
     """
     found = _FRAMING.findall(raw)
-    status = raw[9:12]
-    if (
-        len(found) != 1
-        or not (found[0][1] or found[0][2])
-        or not raw.startswith(b"HTTP/1.1 ")
-        or not status.isdigit()
-        or status < b"200"
-        or status == b"204"
-        or status == b"304"
-    ):
+    if not _is_usual(raw, found):
         return _parse_carefully(raw)
-    line_end = raw.find(b"\r\n")
     digits = found[0][1]
-    return Head(
-        int(status), raw[:line_end], raw[line_end + 2 :] + b"\r\n", int(digits) if digits else None, not digits, True
+    return _usual(raw, int(raw[9:12]), int(digits) if digits else None)
+
+
+def _is_usual(raw: bytes, found: list[tuple[bytes, ...]]) -> bool:
+    """Whether nothing but the length or the chunks, which `_FRAMING` found, says how the answer is framed."""
+    status = raw[9:12]
+    return (
+        len(found) == 1
+        and bool(found[0][1] or found[0][2])
+        and raw.startswith(b"HTTP/1.1 ")
+        and status.isdigit()
+        and status >= b"200"
+        and status != b"204"
+        and status != b"304"
     )
+
+
+def _usual(raw: bytes, status: int, length: int | None) -> Head:
+    line_end = raw.find(b"\r\n")
+    return Head(status, raw[:line_end], raw[line_end + 2 :] + b"\r\n", length, length is None, True)
+
+
+@final
+class HeadMemory:
+    """Parses the heads of one engine's answers. One that differs from the one before in its length alone costs little."""
+
+    __slots__ = ("_after", "_before", "_sized", "_status")
+
+    def __init__(self) -> None:
+        # The last usual head: up to the number that is its length and from there on, or all of it and nothing.
+        self._before = b""
+        self._after = b""
+        self._sized = False
+        # Its status, 0 while there is none.
+        self._status = 0
+
+    def parse(self, raw: bytes) -> Head:
+        """As `parse_head`. Raises FramingError."""
+        status = self._status
+        if status and raw.startswith(self._before):
+            start = len(self._before)
+            if not self._sized:
+                if len(raw) == start:
+                    return _usual(raw, status, None)
+            elif raw.endswith(self._after):
+                digits = raw[start : len(raw) - len(self._after)]
+                if digits.isdigit() and len(digits) <= 18:
+                    return _usual(raw, status, int(digits))
+        head = parse_head(raw)
+        self._learn(raw, head)
+        return head
+
+    def _learn(self, raw: bytes, head: Head) -> None:
+        self._status = 0
+        if not _is_usual(raw, _FRAMING.findall(raw)):
+            return
+        self._status = head.status
+        self._sized = not head.chunked
+        if head.chunked:
+            self._before, self._after = raw, b""
+        else:
+            match = _FRAMING.search(raw)
+            assert match is not None
+            self._before, self._after = raw[: match.start(2)], raw[match.end(2) :]
 
 
 def _parse_carefully(raw: bytes) -> Head:

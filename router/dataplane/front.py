@@ -6,38 +6,28 @@ limits and graceful shutdown.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import httptools
-import xxhash
 from mypy_extensions import mypyc_attr
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock.api.errors import STATUS, Reason, error_body
-from router.dataplane import exchange, features, framing
+from router.dataplane import exchange, features, framing, heads
 from router.dataplane.gateway import TICK_S
-from router.policy import profiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from router.dataplane import gateway
 
 
 _PATHS = {path: path for path in features.HOT_PATHS}
 _REQUEST_LINES = {path: b"POST " + path + b" HTTP/1.1\r\n" for path in features.HOT_PATHS}
-# Headers of the client's hop, or that this gateway sets itself.
-_DROPPED = frozenset((
-    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
-    b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect", b"http2-settings",
-    b"x-request-id", b"x-penstock-policy", b"x-penstock-endpoint",
-))  # fmt: skip
 _MAX_PIPELINED = 32
 _LINGER_S = 2.0
-_MAX_ID_BYTES = 128
+# A connection whose heads differ this often in a row is no longer asked whether they repeat.
+_UNLIKE_HEADS = 4
 _PHRASES = {
     400: b"Bad Request", 401: b"Unauthorized", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
     413: b"Content Too Large", 429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 502: b"Bad Gateway",
@@ -45,42 +35,11 @@ _PHRASES = {
 }  # fmt: skip
 
 
-class Keys:
-    """API keys, kept as SHA-256 digests; an empty set lets everybody in."""
-
-    def __init__(self, tenants: Mapping[bytes, str]) -> None:
-        # digest of the key -> tenant
-        self._tenants = dict(tenants)
-
-    @property
-    def required(self) -> bool:
-        """Whether a request needs a key."""
-        return bool(self._tenants)
-
-    def tenant_of(self, authorization: bytes) -> str | None:
-        """Tenant of an `Authorization` header, None where the key is unknown."""
-        scheme, _, key = authorization.partition(b" ")
-        if scheme.lower() != b"bearer":
-            return None
-        return self._tenants.get(hashlib.sha256(key.strip()).digest())
-
-
-class Prepared(NamedTuple):
-    """What a request's headers come to. `forwarded` are those that go on to the engine."""
-
-    headers: list[tuple[bytes, bytes]]
-    forwarded: bytes
-    request_id: bytes
-    tenant: str
-    profile: profiles.Profile | None
-    session: bytes
-
-
 @mypyc_attr(native_class=False)
 class FrontProtocol(HttpToolsProtocol):
     """One client connection."""
 
-    def __init__(self, owner: gateway.Gateway, keys: Keys, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, owner: gateway.Gateway, keys: heads.Keys, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.owner = owner
         self.keys = keys
@@ -103,8 +62,15 @@ class FrontProtocol(HttpToolsProtocol):
         self._lingering = False
         self._pipelined: deque[tuple[bytes, list[tuple[bytes, bytes]], bytes, bool, bool]] = deque()
         self.takes_chunks = True
-        self._prepared: Prepared | None = None
+        self._prepared: heads.Prepared | None = None
         self._length = b""
+        # The head of the request that is being read, as it came, where it can be recognised when it comes again.
+        self._raw_head = b""
+        self._repeat: heads.RepeatedHead | None = None
+        # Heads in a row that were none of a repetition.
+        self._unlike = 0
+        # Bytes still to come of a body whose head was recognised.
+        self._wanted = 0
 
     # Connection.
 
@@ -134,6 +100,14 @@ class FrontProtocol(HttpToolsProtocol):
         """Called by the loop."""
         if self._deaf:
             return
+        if self._wanted:
+            self._collect(data)
+            return
+        if self._in_head and not self._busy_reading:
+            if self._recognise(data):
+                return
+            end = data.find(b"\r\n\r\n") if self._unlike < _UNLIKE_HEADS else -1
+            self._raw_head = data[: end + 4] if end >= 0 else b""
         if self._in_head:
             # Counts what came before in the same head: one read may bring a head with a large body behind it.
             if self._head_bytes > self.owner.limits.max_head_bytes:
@@ -160,6 +134,60 @@ class FrontProtocol(HttpToolsProtocol):
             self._reject(Reason.BAD_REQUEST, "this is not a valid HTTP request")
         except httptools.HttpParserUpgrade:
             self._reject(Reason.BAD_REQUEST, "protocol upgrades are not supported")
+
+    def _recognise(self, data: bytes) -> bool:
+        """Reads a request whose head is the last one's again, without the parser. False: it is not, nothing was done."""
+        repeat = self._repeat
+        if repeat is None:
+            return False
+        if not repeat.match(data):
+            self._repeat = None
+            self._unlike += 1
+            return False
+        if (
+            self.exchange is not None
+            or self._pipelined
+            or self._close_after
+            or repeat.length > self.owner.limits.max_body_bytes
+            or (self.cycle is not None and not self.cycle.response_complete)
+        ):
+            return False
+        self._unlike = 0
+        self._head_bytes = 0
+        body = data[repeat.body_at :]
+        missing = repeat.length - len(body)
+        if missing == 0:
+            self.takes_chunks = True
+            self._serve(repeat.path, repeat.prepared, body)
+            return True
+        if missing < 0:
+            # More requests behind this one: the parser takes them apart.
+            return False
+        self._busy_reading = True
+        self._message_tick = self.owner.tick
+        self._wanted = missing
+        self._body = [body]
+        return True
+
+    def _collect(self, data: bytes) -> None:
+        """More of the body of a request whose head was recognised."""
+        wanted = self._wanted
+        more = b""
+        if len(data) > wanted:
+            data, more = data[:wanted], data[wanted:]
+        self._body.append(data)  # type: ignore[union-attr]
+        self._wanted = wanted - len(data)
+        if self._wanted:
+            return
+        body = b"".join(self._body)  # type: ignore[arg-type]
+        self._body = b""
+        self._busy_reading = False
+        repeat = self._repeat
+        assert repeat is not None
+        self.takes_chunks = True
+        self._serve(repeat.path, repeat.prepared, body)
+        if more:
+            self.data_received(more)
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn where the bytes are not HTTP."""
@@ -283,8 +311,12 @@ class FrontProtocol(HttpToolsProtocol):
         self._body = b""
         chunks = self.parser.get_http_version() != "1.0"
         keep = self.parser.should_keep_alive()
+        raw, self._raw_head = self._raw_head, b""
         if self.exchange is None and not self._pipelined and (self.cycle is None or self.cycle.response_complete):
             self._begin(path, self.headers, body, chunks, keep)
+            prepared = self._prepared
+            if raw and chunks and keep and prepared is not None and prepared.headers == self.headers:
+                self._repeat = heads.repeated(raw, path, prepared)
         elif (self.exchange is None and not self._pipelined) or len(self._pipelined) >= _MAX_PIPELINED:
             self._deaf = self._close_after = True
         else:
@@ -293,59 +325,28 @@ class FrontProtocol(HttpToolsProtocol):
 
     # Requests.
 
-    def _prepare(self, headers: list[tuple[bytes, bytes]]) -> Prepared | None:
-        """What a request's headers say, or None where they were refused. Kept for the connection's next request, whose
-        headers are usually the same.
-        """
-        kept: list[bytes] = []
-        request_id = authorization = session = b""
-        profile: profiles.Profile | None = None
-        for name, value in headers:
-            if name in _DROPPED:
-                if name == b"x-request-id":
-                    request_id = value
-                elif name == b"x-penstock-policy":
-                    try:
-                        profile = profiles.by_name(value.decode("latin-1"))
-                    except profiles.UnknownProfileError as exc:
-                        self._answer_error(
-                            Reason.BAD_REQUEST, str(exc), "x-penstock-policy", self.owner.new_request_id()
-                        )
-                        return None
-                continue
-            if name == b"authorization":
-                authorization = value
-                if self.keys.required:
-                    continue
-            elif name == b"x-session-id":
-                session = value
-            kept.append(name + b": " + value + b"\r\n")
-        if not request_id.isascii() or len(request_id) > _MAX_ID_BYTES or b" " in request_id:
-            request_id = b""
-        tenant = ""
-        if self.keys.required:
-            found = self.keys.tenant_of(authorization)
-            if found is None:
-                message = "a valid API key is needed: Authorization: Bearer KEY"
-                self._answer_error(Reason.UNAUTHORIZED, message, None, request_id or self.owner.new_request_id())
-                return None
-            tenant = found
-        if any(name == b"expect" for name, _ in headers):
-            # Each of these wants its own interim answer.
-            headers = []
-        return Prepared(headers, b"".join(kept), request_id, tenant, profile, session)
-
     def _begin(self, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes, chunks: bool, keep: bool) -> None:
-        owner = self.owner
-        owner.account.requests += 1
+        """Serves a request; what its headers come to is kept for the connection's next, whose headers are usually the same."""
         self.takes_chunks = chunks
         if not keep:
             self._close_after = True
         prepared = self._prepared
         if prepared is None or prepared.headers != headers:
-            self._prepared = prepared = self._prepare(headers)
-            if prepared is None:
+            self._prepared = None
+            try:
+                prepared = heads.prepare(headers, self.keys)
+            except heads.RefusedError as exc:
+                self.owner.account.requests += 1
+                self._answer_error(exc.reason, exc.message, exc.param, self.owner.new_request_id())
                 return
+            if not any(name == b"expect" for name, _ in headers):
+                # Each of these wants its own interim answer.
+                self._prepared = prepared
+        self._serve(path, prepared, body)
+
+    def _serve(self, path: bytes, prepared: heads.Prepared, body: bytes) -> None:
+        owner = self.owner
+        owner.account.requests += 1
         request_id = prepared.request_id or owner.new_request_id()
         if owner.draining:
             self._answer_error(Reason.DRAINING, "this gateway is stopping", None, request_id)
@@ -361,12 +362,7 @@ class FrontProtocol(HttpToolsProtocol):
             self._answer_error(Reason.BAD_REQUEST, str(exc), exc.param, request_id)
             return
         head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (prepared.forwarded, request_id, len(body))
-        ex = exchange.Exchange(owner, self, feature, (_REQUEST_LINES[path], head, body), request_id)
-        ex.tenant = prepared.tenant
-        ex.profile = prepared.profile
-        session = prepared.session or feature.user.encode()
-        if session:
-            ex.session = xxhash.xxh3_64_intdigest(session)
+        ex = exchange.Exchange(owner, self, feature, (_REQUEST_LINES[path], head, body), request_id, prepared)
         self.exchange = ex
         ex.start()
 

@@ -9,11 +9,12 @@ import asyncio
 import dataclasses
 import heapq
 import itertools
+import math
 import secrets
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, final
 
-from router.dataplane import account, fleet
+from router.dataplane import account, fleet, usage
 from router.index import blocks
 from router.policy import profiles, types
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from router.dataplane import exchange
 
 TICK_S = fleet.TICK_S
+# What was placed is made older in steps of at least this many ticks.
+_FADE_TICKS = 40
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,16 +46,29 @@ class Limits:
     retry_after_s: int = 1
 
 
-class Routed(NamedTuple):
+@final
+class Routed:
     """A decision as it is kept for `/debug/decisions`."""
 
-    request_id: bytes
-    model: str
-    profile: str
-    prompt_tokens: int
-    attempt: int
-    at_s: float
-    decision: types.Decision
+    __slots__ = ("at_s", "attempt", "decision", "model", "profile", "prompt_tokens", "request_id")
+
+    def __init__(
+        self,
+        request_id: bytes,
+        model: str,
+        profile: str,
+        prompt_tokens: int,
+        attempt: int,
+        at_s: float,
+        decision: types.Decision,
+    ) -> None:
+        self.request_id = request_id
+        self.model = model
+        self.profile = profile
+        self.prompt_tokens = prompt_tokens
+        self.attempt = attempt
+        self.at_s = at_s
+        self.decision = decision
 
 
 class NoEndpointError(Exception):
@@ -86,6 +102,7 @@ class Gateway:
         # Profiles chosen per deployment (by model name); others use `profile`.
         self.profile_of_model: dict[str, profiles.Profile] = {}
         self.tick = 0
+        self._faded_tick = 0
         self.draining = False
         # Placements since the last batch for the other gateways, or None where nobody listens.
         self.placements: list[tuple[fleet.Backend, list[int], int]] | None = None
@@ -114,6 +131,8 @@ class Gateway:
         now_ms = self.now_ms()
         if self._prefills:
             self._settle(now_ms)
+        if self.tick - self._faded_tick >= _FADE_TICKS:
+            self._fade()
         profile = ex.profile or self.profile_of_model.get(feature.model) or self.profile
         observed = pool.observed
         if tried & pool.bits:
@@ -161,8 +180,10 @@ class Gateway:
             ex.prefill = prefill = [eta, next(self._order), ex]
             heapq.heappush(self._prefills, prefill)
         backend.queued_tokens += uncached
+        backend.waiting += 1
         backend.running += 1
         backend.kv_tokens += prompt
+        backend.placed(prompt, uncached)
         backend.active.add(ex)
         hashes = ex.hashes
         if hashes:
@@ -176,6 +197,7 @@ class Gateway:
         backend = ex.backend
         if backend is not None and ex.queued_tokens:
             backend.queued_tokens -= ex.queued_tokens
+            backend.waiting -= 1
             ex.queued_tokens = 0
             self.fleet.touch(backend)
 
@@ -188,8 +210,10 @@ class Gateway:
         prefill, ex.prefill = ex.prefill, None
         if prefill is not None:
             prefill[2] = None
-        backend.queued_tokens -= ex.queued_tokens
-        ex.queued_tokens = 0
+        if ex.queued_tokens:
+            backend.queued_tokens -= ex.queued_tokens
+            backend.waiting -= 1
+            ex.queued_tokens = 0
         backend.running -= 1
         backend.kv_tokens -= ex.prompt_tokens
         backend.active.discard(ex)
@@ -203,10 +227,17 @@ class Gateway:
             if ex is not None:
                 self.prefilled(ex)
 
-    def learn(self, ex: exchange.Exchange, backend: fleet.Backend, usage: object) -> None:
+    def _fade(self) -> None:
+        """Takes what was placed as older by the time since this was last done."""
+        factor = math.exp((self._faded_tick - self.tick) * TICK_S / types.RECENT_S)
+        self._faded_tick = self.tick
+        for backend in self.fleet.backends.values():
+            backend.fade(factor)
+
+    def learn(self, ex: exchange.Exchange, backend: fleet.Backend, found: usage.Usage) -> None:
         """Takes what an engine reported of a prompt: tokens per byte, and how much was really cached."""
-        prompt_tokens = usage.prompt_tokens  # type: ignore[attr-defined]
-        cached_tokens = usage.cached_tokens  # type: ignore[attr-defined]
+        prompt_tokens = found.prompt_tokens
+        cached_tokens = found.cached_tokens
         feature = ex.features
         pool = ex.pool
         if pool is None:

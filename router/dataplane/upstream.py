@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Protocol
+from typing import cast, final
+
+from router.dataplane import framing
 
 
-class Listener(Protocol):
+class Listener:
     """Who uses a connection: gets its bytes and its end."""
+
+    __slots__ = ()
 
     def upstream_connected(self, connection: Connection) -> None:
         """The connection that was asked for is there."""
+        raise NotImplementedError
 
     def upstream_unreachable(self, exc: BaseException) -> None:
         """The connection that was asked for could not be made."""
+        raise NotImplementedError
 
     def upstream_data(self, data: bytes) -> None:
         """Bytes from the engine."""
+        raise NotImplementedError
 
     def upstream_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
+        raise NotImplementedError
 
 
-class Connection(asyncio.Protocol):
-    """One connection to an engine."""
+@final
+class Connection:
+    """One connection to an engine. The loop takes anything for a protocol that has these methods."""
 
     __slots__ = ("idle_since_tick", "listener", "owner", "transport", "used")
 
@@ -48,6 +57,16 @@ class Connection(asyncio.Protocol):
         elif self.transport is not None:
             # An answer that nobody asked for: the connection is out of step.
             self.transport.abort()
+
+    def eof_received(self) -> bool:
+        """Called by the loop: the engine sends no more, so the connection closes."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Called by the loop: the engine takes a body slowly. It is held whole anyway, so nothing has to wait."""
+
+    def resume_writing(self) -> None:
+        """Called by the loop."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
@@ -82,6 +101,7 @@ class Connections:
         "_loop",
         "_pending",
         "connect_timeout_s",
+        "heads",
         "host",
         "host_header",
         "idle",
@@ -107,6 +127,7 @@ class Connections:
         self.tls = tls
         self.connect_timeout_s = connect_timeout_s
         self.max_idle = max_idle
+        self.heads = framing.HeadMemory()
         self.idle: list[Connection] = []
         self.tick = 0
         name = f"[{host}]" if ":" in host else host
@@ -131,11 +152,12 @@ class Connections:
         return task
 
     async def _open(self, listener: Listener) -> None:
+        connection = Connection(self)
+        # Not a subclass, because a class of the compiled form cannot have a base of the interpreter's.
+        protocol = cast(asyncio.Protocol, connection)
         try:
             async with asyncio.timeout(self.connect_timeout_s):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(self), self.host, self.port, ssl=self.tls
-                )
+                await self._loop.create_connection(lambda: protocol, self.host, self.port, ssl=self.tls)
         except (OSError, TimeoutError) as exc:
             listener.upstream_unreachable(exc)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import final
 
 _PROMPT = re.compile(rb'"prompt_tokens":\s*(\d{1,12})')
 _COMPLETION = re.compile(rb'"completion_tokens":\s*(\d{1,12})')
@@ -15,12 +15,16 @@ _USUAL = re.compile(
 )
 
 
-class Usage(NamedTuple):
+@final
+class Usage:
     """What an engine reported; None where it did not say."""
 
-    prompt_tokens: int
-    completion_tokens: int | None
-    cached_tokens: int | None
+    __slots__ = ("cached_tokens", "completion_tokens", "prompt_tokens")
+
+    def __init__(self, prompt_tokens: int, completion_tokens: int | None, cached_tokens: int | None) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
+        self.cached_tokens = cached_tokens
 
 
 def find(tail: bytes) -> Usage | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import final
 
 from penstock.api.types import EngineSpeed
+
+# What was placed counts as recent with a weight that falls by 1/e in this time: a sum over about the last three minutes.
+RECENT_S = 180.0
 
 
 class Endpoint:
@@ -16,6 +19,7 @@ class Endpoint:
         "base_ms",
         "bit",
         "bucket",
+        "capacity_tokens",
         "evict_weight",
         "free_tokens",
         "id",
@@ -28,9 +32,16 @@ class Endpoint:
         "peer_kv_tokens",
         "peer_queued_tokens",
         "peer_running",
+        "peer_waiting",
+        "placed_tokens",
         "queued_tokens",
+        "recent_prompt_tokens",
+        "recent_requests",
+        "recent_uncached_tokens",
+        "rings",
         "running",
         "slot",
+        "waiting",
     )
 
     def __init__(self, endpoint_id: str, slot: int, speed: EngineSpeed) -> None:
@@ -44,20 +55,45 @@ class Endpoint:
         self.ms_per_token2 = speed.ms_per_token2
         self.ms_per_seq = speed.ms_per_seq
         self.ms_per_kv_token = speed.ms_per_kv_token
-        # In flight from this gateway: uncached prompt tokens still to prefill, requests, KV tokens that they hold.
+        # In flight from this gateway: uncached prompt tokens still to prefill, requests that wait for their prefill, all
+        # requests, KV tokens that they hold.
         self.queued_tokens = 0
+        self.waiting = 0
         self.running = 0
         self.kv_tokens = 0
         # The same from the other gateways, as they last said.
         self.peer_queued_tokens = 0
+        self.peer_waiting = 0
         self.peer_running = 0
         self.peer_kv_tokens = 0
+        # KV tokens that the engine holds at most; infinite while unknown.
+        self.capacity_tokens = float("inf")
         # Tokens that the engine's cache takes before it evicts, as the index believes; infinite while unknown.
         self.free_tokens = float("inf")
         # What an evicted token is worth, from 0 (nobody will ask again) to 1 (somebody just did).
         self.evict_weight = 1.0
+        # What this gateway placed here: uncached tokens in all, and requests and tokens with the weight of `RECENT_S`.
+        self.placed_tokens = 0
+        self.recent_requests = 0.0
+        self.recent_prompt_tokens = 0.0
+        self.recent_uncached_tokens = 0.0
+        # Places on hash rings by their number, a function of `identity` that is kept once it is known.
+        self.rings: dict[int, list[int]] = {}
         # Place in the pool's load buckets.
         self.bucket = 0
+
+    def placed(self, prompt_tokens: int, uncached_tokens: int) -> None:
+        """Counts a prompt that is sent here."""
+        self.placed_tokens += uncached_tokens
+        self.recent_requests += 1.0
+        self.recent_prompt_tokens += prompt_tokens
+        self.recent_uncached_tokens += uncached_tokens
+
+    def fade(self, factor: float) -> None:
+        """Takes what was placed as older: exp(-t / RECENT_S) for a time t."""
+        self.recent_requests *= factor
+        self.recent_prompt_tokens *= factor
+        self.recent_uncached_tokens *= factor
 
     def wait_ms(self) -> float:
         """Time until the prompts that are queued here are prefilled, ms."""
@@ -76,13 +112,17 @@ def _fnv1a(data: bytes) -> int:
     return number
 
 
-class Request(NamedTuple):
+@final
+class Request:
     """Features of a request. `prompt_tokens` is an estimate from its bytes; `session` is a hash, or None."""
 
-    prompt_tokens: int
-    hashes: list[int]
-    session: int | None
-    max_tokens: int | None
+    __slots__ = ("hashes", "max_tokens", "prompt_tokens", "session")
+
+    def __init__(self, prompt_tokens: int, hashes: list[int], session: int | None, max_tokens: int | None) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.hashes = hashes
+        self.session = session
+        self.max_tokens = max_tokens
 
 
 @dataclasses.dataclass(slots=True)
@@ -101,20 +141,33 @@ class Observed:
     shortlist: Callable[[int, int], list[Endpoint]]
 
 
-class Decision(NamedTuple):
+@final
+class Decision:
     """Where a request goes, and why.
 
     `candidates` are the endpoints that were scored and `scores` has one row per component in `components`, each with one
     number per candidate; lower is better. `state` replaces the state that the policy was given.
     """
 
-    endpoint: Endpoint
-    matched_tokens: int
-    candidates: Sequence[Endpoint]
-    components: tuple[str, ...]
-    scores: Sequence[Sequence[float]]
-    reason: str
-    state: int
+    __slots__ = ("candidates", "components", "endpoint", "matched_tokens", "reason", "scores", "state")
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        matched_tokens: int,
+        candidates: Sequence[Endpoint],
+        components: tuple[str, ...],
+        scores: Sequence[Sequence[float]],
+        reason: str,
+        state: int,
+    ) -> None:
+        self.endpoint = endpoint
+        self.matched_tokens = matched_tokens
+        self.candidates = candidates
+        self.components = components
+        self.scores = scores
+        self.reason = reason
+        self.state = state
 
 
 Policy = Callable[[Request, Observed, int], Decision]

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from penstock import __version__
 from penstock.api.errors import Reason, error_body
-from router.dataplane import features, fleet, front, gateway
+from router.dataplane import features, fleet, gateway, heads
 from router.server import degraded, metrics
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -38,7 +38,7 @@ def _install_errors(app: FastAPI) -> None:
 class _Routes:
     """Handlers over one gateway."""
 
-    def __init__(self, owner: gateway.Gateway, health: degraded.Degraded, keys: front.Keys) -> None:
+    def __init__(self, owner: gateway.Gateway, health: degraded.Degraded, keys: heads.Keys) -> None:
         self.gateway = owner
         self.health = health
         self.keys = keys
@@ -157,7 +157,7 @@ def describe(routed: gateway.Routed) -> dict[str, Any]:
     }
 
 
-def public(owner: gateway.Gateway, health: degraded.Degraded, keys: front.Keys) -> FastAPI:
+def public(owner: gateway.Gateway, health: degraded.Degraded, keys: heads.Keys) -> FastAPI:
     """The application behind the client port."""
     app = FastAPI(
         title="Penstock gateway",
@@ -185,7 +185,7 @@ def public(owner: gateway.Gateway, health: degraded.Degraded, keys: front.Keys) 
 def admin(owner: gateway.Gateway, health: degraded.Degraded) -> FastAPI:
     """The application behind the admin port: no client reaches it."""
     app = FastAPI(title="Penstock gateway, admin", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    routes = _Routes(owner, health, front.Keys({}))
+    routes = _Routes(owner, health, heads.Keys({}))
     _install_errors(app)
     for path, handler in (
         ("/healthz", routes.healthz),

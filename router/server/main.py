@@ -18,18 +18,18 @@ from penstock.api.types import WorkerRecord
 from penstock.runtime import clock as clocks
 from penstock.runtime import compiled, errors, lifecycle, logs, registry
 from penstock.runtime import redis as redis_link
-from router.dataplane import fleet, front, gateway, upstream
+from router.dataplane import fleet, front, gateway, heads, upstream
 from router.index import prefix
 from router.policy import profiles
 from router.server import app, degraded, deployments, prober, registered, sharing, static
 from router.server import settings as gateway_settings
 
 
-def read_keys(path: pathlib.Path | None) -> front.Keys:
+def read_keys(path: pathlib.Path | None) -> heads.Keys:
     """API keys from a file of `tenant: sha256 of the key, in hex`. Raises SettingsError naming the line."""
     tenants: dict[bytes, str] = {}
     if path is None:
-        return front.Keys(tenants)
+        return heads.Keys(tenants)
     try:
         lines = path.read_text().splitlines()
     except OSError as exc:
@@ -50,7 +50,7 @@ def read_keys(path: pathlib.Path | None) -> front.Keys:
         tenants[raw] = tenant
     if not tenants:
         raise errors.SettingsError(f"api_keys_file {path} holds no key")
-    return front.Keys(tenants)
+    return heads.Keys(tenants)
 
 
 def listen(host: str, port: int, *, shared: bool) -> socket.socket:

@@ -42,3 +42,16 @@ def observed(endpoints: list[types.Endpoint], blocks: dict[int, int] | None = No
     return types.Observed(
         endpoints, bits, by_slot, sorted(by_depth.items()), lambda count: count * TOKENS_PER_BLOCK, shortlist
     )
+
+
+def facts(decision: types.Decision) -> tuple[object, ...]:
+    """All that a decision says."""
+    return (
+        decision.endpoint,
+        decision.matched_tokens,
+        decision.candidates,
+        decision.components,
+        decision.scores,
+        decision.reason,
+        decision.state,
+    )
