@@ -12,7 +12,7 @@ import pydantic
 import redis.asyncio as aioredis
 from grpc import aio
 
-from controller import leader, loop, scrape
+from controller import kv_reports, leader, loop, scrape
 from penstock import __version__
 from penstock.api import types, wire
 from penstock.api.proto import control_pb2, control_pb2_grpc
@@ -42,6 +42,7 @@ class Control(control_pb2_grpc.ControlServicer):
     ) -> None:
         self._loop, self._leader, self._watcher, self._registry = work, lead, watcher, reg
         self._link, self._scraper, self._keys, self._namespace = link, scraper, keys, namespace
+        self._kv_reports = kv_reports.KvReports(link.client, keys)
         self._gateways: list[types.RegisteredGateway] = []
 
     @property
@@ -55,6 +56,7 @@ class Control(control_pb2_grpc.ControlServicer):
         try:
             leases = {item.record.id: item.lease_left_s for item in await self._registry.snapshot()}
             self._gateways = await self._registry.gateways()
+            await self._kv_reports.refresh(self._watcher.workers)
         except errors.RetryableError:
             reachable = False
         fleet = control_pb2.Fleet(namespace=self._namespace, version=__version__)
@@ -78,6 +80,10 @@ class Control(control_pb2_grpc.ControlServicer):
 
     def _worker(self, record: types.WorkerRecord, left_s: float | None) -> control_pb2.Worker:
         reading = self._scraper.reading(record.id)
+        # An engine that does not count them itself tells of each by its KV events.
+        cached = reading.cached_blocks if reading else None
+        if cached is None:
+            cached = self._kv_reports.cached_blocks(record)
         return control_pb2.Worker(
             id=record.id,
             incarnation=record.incarnation,
@@ -94,7 +100,7 @@ class Control(control_pb2_grpc.ControlServicer):
             waiting=reading.stats.waiting if reading else None,
             kv_usage=reading.stats.kv_usage if reading else None,
             kv_blocks=record.capacity.kv_blocks or (reading.stats.kv_blocks if reading else None),
-            cached_blocks=reading.cached_blocks if reading else None,
+            cached_blocks=cached,
             pid=record.pid or 0,
             started_at_s=record.started_at_s,
         )

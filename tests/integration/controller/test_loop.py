@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import AsyncIterator, Callable
 
 import grpc
+import msgspec
 import pytest
 import pytest_asyncio
 from grpc import aio
@@ -123,6 +124,29 @@ async def test_starts_what_is_wanted(bench: Bench) -> None:
     assert (pool.wanted, pool.ready, pool.starting, pool.draining) == (2, 2, 0, 0)
     assert got.controller.leader and got.controller.id == "a" and not got.degraded
     assert not got.workers[0].HasField("running"), "a worker that cannot be read has unknown load"
+
+
+async def test_cached_blocks_of_an_engine_that_does_not_count_them(bench: Bench) -> None:
+    """They are those of the last report of its KV events; unknown where events were missed, or of another incarnation."""
+    record = bench.watcher.workers["tiny-0"]
+
+    async def report(incarnation: int, seq: int, blocks: int, approximate: bool = False) -> None:
+        name = wire.endpoint_key(record.id, incarnation)
+        made = wire.KvReport(wire.VERSION, name, seq, blocks, 16, 0, False, approximate)
+        await bench.link.client.xadd(KEYS.kv_reports, {"d": msgspec.msgpack.encode(made)})
+
+    async def shown() -> list[int | None]:
+        got = await bench.call("GetFleet", control_pb2.GetFleetRequest())
+        return [item.cached_blocks if item.HasField("cached_blocks") else None for item in got.workers]
+
+    await report(record.incarnation + 100, 1, 99)
+    assert await shown() == [None, None]
+    await report(record.incarnation, 1, 7)
+    await report(record.incarnation, 2, 12)
+    assert await shown() == [12, None]
+    assert await shown() == [12, None]
+    await report(record.incarnation, 3, 13, approximate=True)
+    assert await shown() == [None, None]
 
 
 async def test_scale_up_and_down(bench: Bench) -> None:
