@@ -18,7 +18,6 @@ class Reason(enum.StrEnum):
     TOO_LARGE = "request_too_large"
     HEADERS_TOO_LARGE = "headers_too_large"
     REQUEST_TIMEOUT = "request_timeout"
-    RATE_LIMITED = "rate_limit_exceeded"
     OVERLOADED = "overloaded"
     NO_ENDPOINT = "no_ready_endpoint"
     UPSTREAM_FAILED = "upstream_failed"
@@ -34,7 +33,6 @@ STATUS: dict[Reason, int] = {
     Reason.METHOD_NOT_ALLOWED: 405,
     Reason.REQUEST_TIMEOUT: 408,
     Reason.TOO_LARGE: 413,
-    Reason.RATE_LIMITED: 429,
     Reason.OVERLOADED: 503,
     Reason.NO_ENDPOINT: 503,
     Reason.UPSTREAM_FAILED: 502,
@@ -50,7 +48,6 @@ _TYPES: dict[int, str] = {
     405: "invalid_request_error",
     408: "timeout_error",
     413: "invalid_request_error",
-    429: "rate_limit_error",
     431: "invalid_request_error",
 }
 
