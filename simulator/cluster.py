@@ -52,6 +52,8 @@ class Cluster:
         self._order = itertools.count()
         self._ids = itertools.count()
         self.on_booked: Callable[[gateways.Gateway], None] = lambda door: None
+        # Called where a worker's cache has changed, at most once until it has reported.
+        self.on_cache: Callable[[worker.Worker], None] | None = None
 
     def at(self, time_s: float, act: Callable[[Any, int], None], what: Any = None, number: int = 0) -> None:
         """Calls `act(what, number)` at a time; equal times in the order of these calls."""
@@ -180,6 +182,10 @@ class Cluster:
             call.gateway.complete(call, job.cached_tokens)
             self.on_booked(call.gateway)
             self.tally.ended(call)
+        if self.on_cache is not None and not there.report_due:
+            model = there.engine
+            if there.reported != (model.cached_blocks, model.counters.evicted_blocks):
+                self.on_cache(there)
         if not there.hung:
             self._begin(there)
 

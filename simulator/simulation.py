@@ -10,7 +10,7 @@ from penstock import perf
 from penstock.api import types as api
 from penstock.workload import formats, request
 from router.policy import profiles
-from simulator import cluster, gateways, requests, results, scenario, worker
+from simulator import cluster, exchange, gateways, requests, results, scenario, worker
 from workers.engine import engine, types
 
 # Time bins of the report, s.
@@ -62,12 +62,35 @@ def run(told: scenario.Scenario, found: Iterable[request.TraceRequest] | None = 
         latency_s=told.fleet.network_ms / 1000,
         bin_s=BIN_S,
     )
+    _connect(played, told)
     for each in _workers(told, block_size):
         played.workers[each.id] = each
         for door in doors:
             door.upsert(each.record)
     played.run()
     return results.summarize(told, played.tally, list(played.workers.values()), BIN_S)
+
+
+def _connect(played: cluster.Cluster, told: scenario.Scenario) -> exchange.Stream:
+    """Gives the gateways and the workers their stream."""
+    settings, doors = told.gateways, played.gateways
+    links = [
+        exchange.Link(door, played.clock, settings.exchange_interval_s, settings.peer_timeout_s, shared=len(doors) > 1)
+        for door in doors
+    ]
+    stream = exchange.Stream(
+        played.at,
+        played.clock,
+        links,
+        interval_s=settings.exchange_interval_s,
+        delay_s=settings.exchange_delay_s,
+        draw=random.Random(f"{told.seed}/stream").random,
+    )
+    if len(doors) > 1:
+        played.on_booked = stream.booked
+    if told.fleet.kv_events:
+        played.on_cache = stream.changed
+    return stream
 
 
 def workload(told: scenario.Scenario) -> Iterator[request.TraceRequest]:

@@ -20,6 +20,7 @@ class Worker:
         "decoding",
         "end_s",
         "engine",
+        "evicted_before",
         "frontend_s",
         "generation",
         "generation_of_life",
@@ -32,12 +33,14 @@ class Worker:
         "profile",
         "ready",
         "record",
+        "report_due",
+        "reported",
         "requests",
         "started_s",
         "watts",
         "worker_s",
         "working_s",
-    )  # fmt: skip
+    )
 
     def __init__(
         self, record: api.WorkerRecord, profile: perf.EngineProfile, model: engine.Engine, groups: int, number: int
@@ -61,6 +64,10 @@ class Worker:
         self.pending: types.StepResult | types.Stretch | None = None
         # Decoding sequences by class.
         self.decoding = [0] * groups
+        # Of its reports on the cache: whether one is due, what the last said, and evictions until then.
+        self.report_due = False
+        self.reported = (0, 0)
+        self.evicted_before = 0
         self.requests = 0
         self.computed_tokens = 0
         self.working_s = 0.0

@@ -33,6 +33,8 @@ class Counters:
     """Prompt tokens looked up in the prefix cache, at first admission."""
     prefix_hits_tokens: int = 0
     preemptions: int = 0
+    evicted_blocks: int = 0
+    """Cached blocks whose place was taken."""
 
 
 class Engine:
@@ -414,6 +416,7 @@ class Engine:
         blocks = self._pool.allocate(count)
         removed = self._pool.removed
         if removed:
+            self.counters.evicted_blocks += len(removed)
             if self.config.kv_events:
                 self._kv_events.append(types.BlocksRemoved(tuple(removed)))
             removed.clear()
