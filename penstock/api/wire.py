@@ -73,6 +73,8 @@ class EndpointLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
     queued_tokens: int
     running: int
     kv_tokens: int
+    # Of `running`, those whose prompt is not prefilled yet.
+    waiting: int = 0
 
 
 class GatewayDelta(msgspec.Struct, array_like=True, frozen=True):

@@ -132,7 +132,7 @@ class Gateway:
         if self._prefills:
             self._settle(now_ms)
         if self.tick - self._faded_tick >= _FADE_TICKS:
-            self._fade()
+            self.fade()
         profile = ex.profile or self.profile_of_model.get(feature.model) or self.profile
         observed = pool.observed
         if tried & pool.bits:
@@ -227,7 +227,7 @@ class Gateway:
             if ex is not None:
                 self.prefilled(ex)
 
-    def _fade(self) -> None:
+    def fade(self) -> None:
         """Takes what was placed as older by the time since this was last done."""
         factor = math.exp((self._faded_tick - self.tick) * TICK_S / types.RECENT_S)
         self._faded_tick = self.tick

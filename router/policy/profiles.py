@@ -1,6 +1,7 @@
 """Routing profiles by name. A wrong name is an error, never a fallback.
 
-Each profile is a pure function `(request, observed, state) -> Decision`; the caller keeps the state, an int.
+Each profile is a pure function `(request, observed, state) -> Decision`; the caller keeps the state, an int. Those of other
+systems are in `router.policy.peers`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,16 @@ import dataclasses
 
 from router.policy import candidates as filters
 from router.policy import pickers, scorers, types
+from router.policy.peers import (
+    aibrix,
+    dynamo,
+    kubeai,
+    llm_d,
+    production_stack,
+    ray_serve,
+    sglang,
+    vllm_router,
+)
 
 DEFAULT = "default"
 
@@ -141,6 +152,18 @@ PROFILES: tuple[Profile, ...] = (
     Profile("random", random, False, "drawn"),
     Profile("round-robin", round_robin, False, "each in turn"),
     Profile("session-affinity", session_affinity, False, "one endpoint per session"),
+    Profile("aibrix", aibrix.aibrix, True, "AIBrix prefix-cache: best match within the load bound"),
+    Profile(
+        "aibrix-preble", aibrix.aibrix_preble, True, "AIBrix prefix-cache-preble: long match, else lowest recent cost"
+    ),
+    Profile("dynamo", dynamo.dynamo, True, "Dynamo's KV router: lowest cost in blocks"),
+    Profile("kubeai", kubeai.kubeai, False, "KubeAI PrefixHash: consistent hashing with bounded loads"),
+    Profile("llm-d", llm_d.llm_d, True, "llm-d: queue 2, KV utilisation 2, prefix 3"),
+    Profile("llm-d-sticky", llm_d.llm_d_sticky, True, "llm-d: sticky until saturated"),
+    Profile("production-stack", production_stack.production_stack, True, "production-stack prefixaware: longest match"),
+    Profile("ray", ray_serve.ray, True, "Ray Serve prefix affinity: longest match, else smallest tree"),
+    Profile("sglang", sglang.sglang, True, "SGLang cache_aware: longest match unless load is uneven"),
+    Profile("vllm-router", vllm_router.vllm_router, False, "vLLM router: consistent hash of session or prompt"),
 )
 _BY_NAME = {profile.name: profile for profile in PROFILES}
 

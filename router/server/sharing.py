@@ -69,7 +69,7 @@ class Sharing:
         self._log = logs.get("gateway")
         self._epoch = time.time_ns()
         self._seq = 0
-        self._sent: dict[str, tuple[int, int, int]] = {}
+        self._sent: dict[str, tuple[int, int, int, int]] = {}
         self._sent_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._jobs: set[asyncio.Task[None]] = set()
@@ -157,11 +157,11 @@ class Sharing:
         for backend in owner.backends.values() if complete else touched:
             assert isinstance(backend, fleet.Backend)
             name = _name(backend)
-            now = (backend.queued_tokens, backend.running, backend.kv_tokens)
+            now = (backend.queued_tokens, backend.running, backend.kv_tokens, backend.waiting)
             if complete:
                 if backend.running:
                     loads.append(wire.EndpointLoad(name, *now))
-            elif sent.get(name, (0, 0, 0)) != now:
+            elif sent.get(name, (0, 0, 0, 0)) != now:
                 loads.append(wire.EndpointLoad(name, *now))
             if backend.running:
                 sent[name] = now
@@ -372,3 +372,4 @@ def _shift(backend: fleet.Backend, load: wire.EndpointLoad | None, sign: int) ->
         backend.peer_queued_tokens += sign * load.queued_tokens
         backend.peer_running += sign * load.running
         backend.peer_kv_tokens += sign * load.kv_tokens
+        backend.peer_waiting += sign * load.waiting

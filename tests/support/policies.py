@@ -19,9 +19,9 @@ def endpoint(
     return made
 
 
-def request(prompt_tokens: int = 1_000, session: int | None = None) -> types.Request:
-    """A request of that many tokens."""
-    return types.Request(prompt_tokens, [], session, None)
+def request(prompt_tokens: int = 1_000, session: int | None = None, blocks: int = 0) -> types.Request:
+    """A request of that many tokens, with the hashes of that many full blocks."""
+    return types.Request(prompt_tokens, list(range(1, blocks + 1)), session, None)
 
 
 def observed(endpoints: list[types.Endpoint], blocks: dict[int, int] | None = None) -> types.Observed:

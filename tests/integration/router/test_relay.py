@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from router.policy import profiles
 from tests.support import gateways, scripted_engine
 
 
@@ -144,8 +145,51 @@ async def test_unknown_model_path_method_and_policy(engine: scripted_engine.Scri
     assert (path.status_code, path.json()["error"]["code"]) == (404, "not_found")
     assert method.status_code == 405
     assert policy.status_code == 400
-    assert "allowed: default, least-request" in policy.json()["error"]["message"]
+    assert "allowed: aibrix, aibrix-preble, default" in policy.json()["error"]["message"]
     assert served.status_code == 200
+
+
+@pytest.mark.parametrize("name", profiles.names())
+async def test_every_profile_routes(engine: scripted_engine.ScriptedEngine, name: str) -> None:
+    """A gateway with `--policy NAME` answers short and long prompts, streamed or not, and says what it decided."""
+    async with gateways.running(engine.url, policy=name) as gateway:
+        engine.behaviour = scripted_engine.stream(3)
+        streamed = await gateway.chat("long " * 500, stream=True)
+        engine.behaviour = scripted_engine.answer()
+        answers = [await gateway.chat(content) for content in ("hi", "long " * 500, "long " * 500)]
+        decisions = (await gateway.admin.get("/debug/decisions")).json()["decisions"]
+    assert [streamed.status_code, *(answer.status_code for answer in answers)] == [200] * 4
+    assert [decision["policy"] for decision in decisions] == [name] * 4
+
+
+async def test_request_waits_until_its_first_byte(engine: scripted_engine.ScriptedEngine) -> None:
+    """A stream counts as waiting until its first byte, as running until its end, and as placed from then on."""
+    gate = asyncio.Event()
+    engine.behaviour = scripted_engine.never
+    async with gateways.running(engine.url, policy="ray") as gateway:
+
+        async def load() -> tuple[int, int]:
+            row = (await gateway.admin.get("/debug/endpoints")).json()["endpoints"][0]
+            return row["waiting"], row["running"]
+
+        silent = asyncio.create_task(gateway.chat("a " * 100, stream=True))
+        await asyncio.wait_for(engine.arrived.wait(), 5)
+        assert await load() == (1, 1)
+        silent.cancel()
+        await gateways.until(lambda: _is_zero(gateway, "penstock_gateway_endpoint_inflight"))
+        assert await load() == (0, 0)
+        engine.behaviour = scripted_engine.stream(2, gate=gate)
+        body = {"model": "m", "messages": [{"role": "user", "content": "b"}], "stream": True}
+        async with gateway.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            await anext(answer.aiter_raw())
+            assert await load() == (0, 1)
+            gate.set()
+        await gateways.until(lambda: _is_zero(gateway, "penstock_gateway_endpoint_inflight"))
+        assert await load() == (0, 0)
+        await gateway.chat()
+        decisions = (await gateway.admin.get("/debug/decisions")).json()["decisions"]
+    trees = [decision["candidates"][0]["tree_tokens"] for decision in reversed(decisions)]
+    assert trees[0] == 0 < trees[1] < trees[2]
 
 
 async def test_ambiguous_framing_and_oversize_are_refused(engine: scripted_engine.ScriptedEngine) -> None:

@@ -156,7 +156,8 @@ async def test_load_of_one_gateway_is_seen_by_the_other(fleet: Fleet) -> None:
 
 async def _peer_running(gateway: gateways.Running, count: int) -> bool:
     rows = (await gateway.admin.get("/debug/endpoints")).json()["endpoints"]
-    return sum(row["peer_running"] for row in rows) == count
+    # None of them has had a first byte.
+    return [sum(row[key] for row in rows) for key in ("peer_running", "peer_waiting")] == [count, count]
 
 
 async def test_gateways_go_on_without_redis_and_say_so(fleet: Fleet, tmp_path: pathlib.Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from penstock.api.types import Capacity, Endpoint, WorkerRecord, WorkerState
-from router.dataplane import account, fleet, upstream
+from router.dataplane import account, fleet, gateway, upstream
 from router.index import prefix
+from router.policy import profiles
 
 
 def record(name: str, incarnation: int = 1, **fields: Any) -> WorkerRecord:
@@ -154,3 +156,26 @@ def test_account_counts_by_key() -> None:
     assert (book.refusals, book.retries) == ({"overloaded": 1}, {"lost": 2})
     assert book.model("m") is book.model("m")
     assert book.model("m") is not book.model("n")
+
+
+def test_capacity_is_known_to_policies(endpoints: fleet.Fleet) -> None:
+    """KV tokens that an engine holds, and infinity while it has not said."""
+    assert endpoints.upsert(record("a")).capacity_tokens == float("inf")
+    assert endpoints.upsert(record("a", capacity=Capacity(kv_blocks=10, block_size_tokens=16))).capacity_tokens == 160.0
+
+
+def test_what_was_placed_fades(endpoints: fleet.Fleet) -> None:
+    """Recent placements count 1/e after three minutes, by the gateway's ticks; what was placed in all stays."""
+    backend = endpoints.upsert(record("a"))
+    loop = asyncio.new_event_loop()
+    owner = gateway.Gateway(loop, endpoints, profiles.by_name("default"), gateway.Limits(), "gw")
+    loop.close()
+    backend.placed(1_000, 400)
+    owner.tick = int(180 / fleet.TICK_S)
+    owner.fade()
+    owner.fade()
+    assert backend.recent_requests == pytest.approx(1 / math.e)
+    assert (backend.recent_prompt_tokens, backend.recent_uncached_tokens) == pytest.approx(
+        (1_000 / math.e, 400 / math.e)
+    )
+    assert backend.placed_tokens == 400

@@ -20,8 +20,9 @@ def test_wrong_name_lists_what_is_allowed() -> None:
     with pytest.raises(profiles.UnknownProfileError) as caught:
         profiles.by_name("fastest")
     assert str(caught.value) == (
-        "routing profile 'fastest' does not exist; allowed: default, least-request, power-of-two, prefix-cache, random, "
-        "round-robin, session-affinity"
+        "routing profile 'fastest' does not exist; allowed: aibrix, aibrix-preble, default, dynamo, kubeai, least-request, "
+        "llm-d, llm-d-sticky, power-of-two, prefix-cache, production-stack, random, ray, round-robin, session-affinity, "
+        "sglang, vllm-router"
     )
 
 

@@ -22,7 +22,7 @@ from router.server import settings as gateway_settings
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"policy": "fastest"}, ["policy: fastest", "flag --policy", "allowed: default, least-request"]),
+        ({"policy": "fastest"}, ["policy: fastest", "flag --policy", "allowed: aibrix, aibrix-preble, default"]),
         ({"port": 70_000}, ["port: 70000", "flag --port", "le 65535"]),
         ({"limits.max_attempts": 0}, ["limits.max_attempts: 0", "ge 1"]),
         ({"id": "Gate Way"}, ["id: Gate Way", "pattern"]),
