@@ -7,6 +7,7 @@ import contextlib
 import functools
 import pathlib
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +52,17 @@ def read_keys(path: pathlib.Path | None) -> heads.Keys:
     if not tenants:
         raise errors.SettingsError(f"api_keys_file {path} holds no key")
     return heads.Keys(tenants)
+
+
+def check_tls(settings: gateway_settings.GatewaySettings) -> None:
+    """Raises SettingsError where the files of the client port's certificate are not there or do not fit."""
+    if settings.tls_cert is None:
+        return
+    try:
+        # An empty password: or OpenSSL would ask the terminal for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except OSError as exc:
+        raise errors.SettingsError(f"tls_cert {settings.tls_cert}, tls_key {settings.tls_key}: {exc}") from exc
 
 
 def listen(host: str, port: int, *, shared: bool) -> socket.socket:
@@ -206,6 +218,7 @@ def build(
     """The components of a gateway in their order, and the addresses of its two ports."""
     clock = clocks.SystemClock()
     keys = read_keys(settings.api_keys_file)
+    check_tls(settings)
     limits = limits_of(settings.limits)
 
     def connect(record: WorkerRecord) -> upstream.Connections:
