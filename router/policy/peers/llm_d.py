@@ -60,9 +60,9 @@ def llm_d_sticky(request: types.Request, observed: types.Observed, state: int) -
 
     Filter `prefix-cache-affinity-filter`: endpoints with a prefix score of at least 0.80 are kept, unless the lowest
     predicted TTFT among them exceeds the lowest of the others by more than 18,000 ms; TTFT = tokens in flight over 15,928
-    tokens per second. Then `token-load-scorer`: tokens in flight and this prompt's uncached ones, of 4,194,304 at most. Tokens in
-    flight are the uncached ones until the first byte, as there; for answers in one piece until the predicted end of the
-    prefill, where llm-d waits for the end of the answer.
+    tokens per second. Then `token-load-scorer`: tokens in flight and this prompt's uncached ones, of 4,194,304 at most.
+    Tokens in flight are the uncached ones until the first byte, as there; for answers in one piece until the predicted end
+    of the prefill, where llm-d waits for the end of the answer.
     """
     candidates = list(observed.endpoints)
     matched = filters.matched_tokens(observed, candidates)

@@ -73,6 +73,8 @@ def test_sticky_takes_the_fewest_tokens_in_flight_with_its_own() -> None:
     assert decision.scores[0] == [532.0, 540.0, 160.0]
     pool[1].queued_tokens = 500
     pool[1].peer_queued_tokens = 30
-    assert llm_d.llm_d_sticky(asked, policies.observed(pool, {0: 8, 1: 10}), 0).endpoint.id == "w-1"
+    decision = llm_d.llm_d_sticky(asked, policies.observed(pool, {0: 8, 1: 10}), 0)
+    assert decision.endpoint.id == "w-1"
+    assert decision.scores[0] == [532.0, 530.0, 160.0]
     pool[0].queued_tokens = 5_000_000
     assert llm_d.llm_d_sticky(asked, policies.observed(pool, {0: 8}), 0).scores[0][0] == 4_194_304.0

@@ -27,6 +27,15 @@ def test_places_are_many_distinct_and_the_same_everywhere() -> None:
     assert len(rings.places(first, 256)) == 256
 
 
+def test_distance_is_clockwise_and_wraps() -> None:
+    """A key on a place is there; one behind the last place goes on to the first."""
+    endpoint = policies.endpoint(0)
+    own = rings.places(endpoint, 160)
+    assert rings.distance(endpoint, own[5], 160) == 0
+    assert rings.distance(endpoint, own[5] + 1, 160) == own[6] - own[5] - 1
+    assert rings.distance(endpoint, own[-1] + 1, 160) == own[0] + (1 << 64) - own[-1] - 1
+
+
 def test_vllm_router_takes_the_next_of_160_places_by_session() -> None:
     """Each session goes to the next endpoint on the ring; its prompt does not matter; all get a share."""
     pool = [policies.endpoint(slot, running=slot * 50) for slot in range(6)]
