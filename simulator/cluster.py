@@ -52,6 +52,9 @@ class Cluster:
         self._order = itertools.count()
         self._ids = itertools.count()
         self.on_booked: Callable[[gateways.Gateway], None] = lambda door: None
+        # Called where a request is sent to a worker that hangs, and where one has nothing left to do.
+        self.on_silence: Callable[[gateways.Gateway, worker.Worker], None] = lambda door, there: None
+        self.on_empty: Callable[[worker.Worker], None] | None = None
         # Called where a worker's cache has changed, at most once until it has reported.
         self.on_cache: Callable[[worker.Worker], None] | None = None
 
@@ -98,16 +101,21 @@ class Cluster:
             self._refuse(call, "model_not_found")
             return
         self.on_booked(door)
-        there = self.workers.get(chosen)
+        there = self.workers[chosen]
         call.worker = there
-        delay_s = self._latency_s
-        if there is not None and there.ready:
-            self.at(self.clock.now_s + delay_s + there.frontend_s, self._enter, call, there.generation_of_life)
+        there_s = self.clock.now_s + self._latency_s
+        if there.ready:
+            there.calls[call] = None
+            self.at(there_s + there.frontend_s, self._enter, call, call.attempts)
+            if there.hung:
+                self.on_silence(door, there)
         else:
-            self.at(self.clock.now_s + delay_s, self._unreachable, call)
+            self.at(there_s, self._unreachable, call)
 
     def _refuse(self, call: gateways.Call, why: str) -> None:
         call.error = why
+        if call.worker is not None:
+            call.worker.calls.pop(call, None)
         self.tally.ended(call)
 
     def _unreachable(self, call: gateways.Call, _: int) -> None:
@@ -118,6 +126,9 @@ class Cluster:
         door = call.gateway
         assert door is not None
         door.failed(call)
+        call.worker.calls.pop(call, None)
+        call.job = None
+        call.decoding = False
         self.on_booked(door)
         if call.first_s is not None:
             self._refuse(call, "cut")
@@ -129,10 +140,10 @@ class Cluster:
 
     # Engines.
 
-    def _enter(self, call: gateways.Call, life: int) -> None:
+    def _enter(self, call: gateways.Call, attempt: int) -> None:
         there: worker.Worker = call.worker
-        if there.generation_of_life != life:
-            self.lost(call)
+        if call.attempts != attempt or call not in there.calls:
+            # Lost on the way, with its worker.
             return
         now_s = self.clock.now_s
         asked = call.request
@@ -140,8 +151,8 @@ class Cluster:
             str(next(self._ids)), asked.input_tokens, asked.output_tokens, asked.blocks, payload=call, priority=0
         )
         call.job = job
-        if there.cut(now_s):
-            self._schedule(there)
+        if not there.hung and there.cut(now_s):
+            self.schedule(there)
         try:
             there.engine.add(job, now_s)
         except types.RejectedRequest:
@@ -153,13 +164,15 @@ class Cluster:
             return
         there.requests += 1
         if there.idle and not there.hung:
-            self._begin(there)
+            self.begin(there)
 
-    def _begin(self, there: worker.Worker) -> None:
+    def begin(self, there: worker.Worker) -> None:
+        """Lets an idle engine start what it has to do."""
         if there.begin(self.clock.now_s):
-            self._schedule(there)
+            self.schedule(there)
 
-    def _schedule(self, there: worker.Worker) -> None:
+    def schedule(self, there: worker.Worker) -> None:
+        """The event of what is under way; a former one no longer holds."""
         there.generation += 1
         heapq.heappush(self._heap, (there.end_s, next(self._order), self._step_done, there, there.generation))
 
@@ -176,9 +189,11 @@ class Cluster:
         now_s = self.clock.now_s
         for job in result.finished:
             call: Any = job.payload
-            group = call.request.group
-            there.decoding[group] -= 1
+            if call.job is not job:
+                continue
+            there.decoding[call.request.group] -= 1
             call.end_s = now_s
+            del there.calls[call]
             call.gateway.complete(call, job.cached_tokens)
             self.on_booked(call.gateway)
             self.tally.ended(call)
@@ -186,15 +201,16 @@ class Cluster:
             model = there.engine
             if there.reported != (model.cached_blocks, model.counters.evicted_blocks):
                 self.on_cache(there)
-        if not there.hung:
-            self._begin(there)
+        self.begin(there)
+        if there.idle and not there.calls and self.on_empty is not None:
+            self.on_empty(there)
 
     def _deliver(self, there: worker.Worker, result: types.StepResult) -> None:
         now_s = self.clock.now_s
         decoding = there.decoding
         for job in result.preempted:
             paused: Any = job.payload
-            if paused.decoding:
+            if paused.job is job and paused.decoding:
                 paused.decoding = False
                 paused.paused_s = now_s - result.duration_s
                 decoding[paused.request.group] -= 1
@@ -202,6 +218,9 @@ class Cluster:
             self.tally.gaps(decoding, result.duration_s, result.duration_s, 1)
         for job in result.first:
             call: Any = job.payload
+            if call.job is not job:
+                # Given up by its gateway while the engine hung.
+                continue
             call.decoding = True
             group = call.request.group
             decoding[group] += 1

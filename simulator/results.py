@@ -67,7 +67,7 @@ def summarize(
     figures["queue_ms"] = summary.distribution_ms(each.queued_s for each in outcomes)
     figures["reuse_blocks"] = _block_reuse(outcomes)
     figures["retries"] = kept.retries
-    figures["preemptions"] = sum(each.engine.counters.preemptions for each in workers)
+    figures["preemptions"] = sum(each.preemptions for each in workers)
     figures["classes"] = {
         wanted.name: _class(wanted, targets[at], [each for each in outcomes if each.group == at], gaps[at], figures)
         for at, wanted in enumerate(told.classes)
@@ -128,4 +128,4 @@ def _fleet(figures: dict[str, Any], workers: Sequence[worker.Worker], end_s: flo
         row = figures["endpoints"].setdefault(each.id, {"requests": 0})
         row["computed_tokens"] = each.computed_tokens
         row["working_s"] = each.working_s
-        row["preemptions"] = each.engine.counters.preemptions
+        row["preemptions"] = each.preemptions

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import pydantic
+import yaml
 from pydantic import Field
 
 from penstock import perf
@@ -110,14 +111,201 @@ class SloClass(api.SloClass):
     share: float = Field(1.0, gt=0, description="Share of the requests in it, relative to the other classes")
 
 
+class ColdStart(Strict):
+    """Time from the start of a worker to its first answer, log-normal."""
+
+    median_s: float = Field(60.0, gt=0, description="Half of the starts are quicker, s")
+    sigma: float = Field(
+        0.3, ge=0, le=3, description="Standard deviation of the time's logarithm; 0: always the median"
+    )
+
+
+class _Fault(Strict):
+    at_s: float = Field(ge=0, description="When, s of simulated time")
+
+
+class Kill(_Fault):
+    """An engine dies with all that it holds."""
+
+    kind: Literal["kill"]
+    worker: int = Field(ge=0, description="Number of the worker, counted over all pools")
+    restart: bool = Field(True, description="It is started again at once, and answers after a cold start")
+
+
+class Slow(_Fault):
+    """An engine's steps take longer, as under a power cap that nobody was told of."""
+
+    kind: Literal["slow"]
+    worker: int = Field(ge=0, description="Number of the worker")
+    factor: float = Field(gt=1, le=1_000, description="Factor on the time of a step")
+    for_s: float = Field(gt=0, description="How long, s")
+
+
+class Hang(_Fault):
+    """An engine takes connections and answers nothing."""
+
+    kind: Literal["hang"]
+    worker: int = Field(ge=0, description="Number of the worker")
+    for_s: float = Field(gt=0, description="How long, s")
+
+
+class Drain(_Fault):
+    """A worker takes nothing new, finishes what it has, and leaves."""
+
+    kind: Literal["drain"]
+    worker: int = Field(ge=0, description="Number of the worker")
+
+
+class Partition(_Fault):
+    """A gateway does not reach Redis: it hears nothing of the others and of the registry, nor they of it."""
+
+    kind: Literal["partition"]
+    gateway: int = Field(ge=0, description="Number of the gateway")
+    for_s: float = Field(gt=0, description="How long, s")
+
+
+class EventLoss(_Fault):
+    """Batches between gateways and workers' reports get lost."""
+
+    kind: Literal["event-loss"]
+    share: float = Field(gt=0, le=1, description="Share of the messages that are lost")
+    for_s: float = Field(gt=0, description="How long, s")
+
+
+Fault = Annotated[Kill | Slow | Hang | Drain | Partition | EventLoss, Field(discriminator="kind")]
+
+
+class Lengths(Strict):
+    """Log-normal lengths in tokens."""
+
+    mean: float = Field(gt=0, description="Mean, tokens")
+    sigma: float = Field(
+        1.0, ge=0, le=4, description="Standard deviation of the length's logarithm; 0: always the mean"
+    )
+    most: int = Field(100_000, ge=1, description="Longer ones are cut to this, tokens")
+
+
+class _Generator(Strict):
+    name: api.Name = Field(description="Name of the tenant; it stands in the outcomes")
+    model: str | None = Field(None, description="Model that is asked for; unset: drawn by the models' shares")
+    slo_class: str | None = Field(None, description="Class of its requests; unset: drawn by the classes' shares")
+    rate_rps: float = Field(gt=0, description="Requests per second, on average over the duration")
+    duration_s: float = Field(gt=0, description="How long it sends, s")
+    start_s: float = Field(0.0, ge=0, description="When it begins, s")
+    output: Lengths = Field(Lengths(mean=200), description="Lengths of the answers")
+
+
+class Clients(_Generator):
+    """Clients that each send in bursts of their own, as ServeGen finds them; each has a system prompt of its own."""
+
+    kind: Literal["clients"]
+    clients: int = Field(20, ge=1, le=10_000, description="Number of clients")
+    skew: float = Field(1.1, ge=0, le=4, description="Zipf exponent of the clients' rates; 0: all alike")
+    law: Literal["gamma", "weibull"] = Field("gamma", description="Law of the gaps between a client's requests")
+    cv: float = Field(2.0, gt=0, le=20, description="Coefficient of variation of the gaps; 1: Poisson")
+    system_tokens: int = Field(0, ge=0, le=100_000, description="Tokens with which all prompts of one client begin")
+    input: Lengths = Field(Lengths(mean=1_000), description="Lengths of the prompts, without what they share")
+
+
+class PrefixGroups(_Generator):
+    """Groups of prompts that begin alike, in random order, by a Poisson process."""
+
+    kind: Literal["prefix-groups"]
+    groups: int = Field(64, ge=1, description="Number of prefixes")
+    prefix_tokens: int = Field(2_048, ge=1, description="Tokens that the prompts of a group share")
+    skew: float = Field(0.0, ge=0, le=4, description="Zipf exponent of the groups' shares; 0: all alike")
+    input: Lengths = Field(Lengths(mean=256), description="Lengths of what follows the prefix")
+
+
+class Conversations(_Generator):
+    """Conversations that begin by a Poisson process; each turn repeats all before it, as in Mooncake's trace."""
+
+    kind: Literal["conversations"]
+    turns: float = Field(3.0, ge=1, description="Mean number of turns (geometric)")
+    gap_s: Lengths = Field(Lengths(mean=150, sigma=1.1), description="Time from one turn to the next, s")
+    system_tokens: int = Field(512, ge=0, le=100_000, description="Tokens with which all conversations begin")
+    input: Lengths = Field(Lengths(mean=8_000, sigma=1.1), description="Lengths of the first message")
+    turn_input: Lengths = Field(Lengths(mean=500), description="Lengths of the further messages")
+
+
+Generator = Annotated[Clients | PrefixGroups | Conversations, Field(discriminator="kind")]
+
+
 class Scenario(Strict):
     """A whole simulation."""
 
     trace: Trace | None = Field(None, description="A recorded workload")
+    generators: tuple[Generator, ...] = Field((), description="Made-up workloads, all at once, instead of a trace")
+    generated_block_tokens: int = Field(
+        64, ge=1, le=16_383, description="Tokens per block in which generated prompts may share a prefix"
+    )
     fleet: Fleet = Field(Fleet(), description="Workers")
     gateways: Gateways = Field(Gateways(), description="Gateways")
     classes: Annotated[tuple[SloClass, ...], Field(min_length=1)] = Field(
         (SloClass(),), description="Classes of requests and their targets"
     )
+    cold_start: ColdStart = Field(ColdStart(), description="How long a worker takes to start")
+    faults: tuple[Fault, ...] = Field((), description="What goes wrong")
     speed: float = Field(1.0, gt=0, description="How many times faster than recorded requests arrive")
     seed: int = Field(0, ge=0, description="Of everything that is drawn")
+
+    @pydantic.model_validator(mode="after")
+    def _whole(self) -> Scenario:
+        if self.trace is not None and self.generators:
+            raise ValueError("give a trace or generators, not both")
+        workers = sum(pool.workers for model in self.fleet.models for pool in model.pools)
+        for at, fault in enumerate(self.faults):
+            if isinstance(fault, Kill | Slow | Hang | Drain) and fault.worker >= workers:
+                raise ValueError(f"faults.{at}.worker is {fault.worker}; there are workers 0 to {workers - 1}")
+            if isinstance(fault, Partition) and fault.gateway >= self.gateways.count:
+                raise ValueError(
+                    f"faults.{at}.gateway is {fault.gateway}; there are gateways 0 to {self.gateways.count - 1}"
+                )
+        models, classes = [each.name for each in self.fleet.models], [each.name for each in self.classes]
+        for key, names in (("fleet.models", models), ("classes", classes)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{key}: each name may appear once, not {', '.join(names)}")
+        for at, each in enumerate(self.generators):
+            for key, name, known in (("model", each.model, models), ("slo_class", each.slo_class, classes)):
+                if name is not None and name not in known:
+                    raise ValueError(f"generators.{at}.{key} is {name!r}; there are {', '.join(known)}")
+        return self
+
+
+class ScenarioError(ValueError):
+    """A scenario cannot be read or played; the message names the key, the value and what is allowed."""
+
+
+def parse(values: dict[str, Any]) -> Scenario:
+    """A scenario of plain values. Raises ScenarioError."""
+    try:
+        return Scenario.model_validate(values)
+    except pydantic.ValidationError as exc:
+        raise ScenarioError("; ".join(_line(item) for item in exc.errors())) from exc
+
+
+def load(path: pathlib.Path) -> Scenario:
+    """The scenario in a YAML file; a trace's path is relative to it. Raises ScenarioError."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise ScenarioError(f"{path}: {' '.join(str(exc).split())}") from exc
+    if not isinstance(values, dict):
+        raise ScenarioError(f"{path}: a scenario is a mapping of keys to values")
+    try:
+        told = parse(values)
+    except ScenarioError as exc:
+        raise ScenarioError(f"{path}: {exc}") from exc
+    if told.trace is None:
+        return told
+    trace = told.trace.model_copy(update={"path": path.parent / told.trace.path})
+    return told.model_copy(update={"trace": trace})
+
+
+def _line(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    message = item["msg"].removeprefix("Value error, ")
+    if not where:
+        return str(message)
+    shown = "" if item["type"] in ("missing", "extra_forbidden") else f" is {str(item['input'])[:60]!r}"
+    return f"{where}{shown}: {message}"

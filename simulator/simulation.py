@@ -10,34 +10,30 @@ from penstock import perf
 from penstock.api import types as api
 from penstock.workload import formats, request
 from router.policy import profiles
-from simulator import cluster, exchange, gateways, requests, results, scenario, worker
+from simulator import cluster, exchange, faults, gateways, generate, requests, results, scenario, worker
 from workers.engine import engine, types
 
 # Time bins of the report, s.
 BIN_S = 10.0
 
 
-class ScenarioError(ValueError):
-    """The scenario is whole but cannot be played; the message says why."""
-
-
 def run(told: scenario.Scenario, found: Iterable[request.TraceRequest] | None = None) -> results.Result:
     """Play a scenario. `found` replaces its workload, read before.
 
-    Raises ScenarioError, and `request.TraceError` where its trace cannot be read.
+    Raises scenario.ScenarioError, and `request.TraceError` where its trace cannot be read.
     """
     if found is None:
         found = workload(told)
     found = iter(found)
     head = next(found, None)
     if head is None:
-        raise ScenarioError("the workload has no request")
+        raise scenario.ScenarioError("the workload has no request")
     engines = [perf.load_profile(pool.profile or model.profile) for model in told.fleet.models for pool in model.pools]
     block_size = told.fleet.block_size or head.block_tokens or engines[0].block_size
     try:
         cut, asked = requests.cut(itertools.chain((head,), found), block_size)
     except requests.BlockSizeError as exc:
-        raise ScenarioError(str(exc)) from exc
+        raise scenario.ScenarioError(str(exc)) from exc
     clock = gateways.Clock()
     by_model = {each.name: profiles.by_name(each.policy) for each in told.fleet.models if each.policy}
     doors = [
@@ -62,11 +58,12 @@ def run(told: scenario.Scenario, found: Iterable[request.TraceRequest] | None = 
         latency_s=told.fleet.network_ms / 1000,
         bin_s=BIN_S,
     )
-    _connect(played, told)
+    stream = _connect(played, told)
     for each in _workers(told, block_size):
         played.workers[each.id] = each
         for door in doors:
             door.upsert(each.record)
+    faults.Faults(played, stream, told, _another)
     played.run()
     return results.summarize(told, played.tally, list(played.workers.values()), BIN_S)
 
@@ -95,8 +92,10 @@ def _connect(played: cluster.Cluster, told: scenario.Scenario) -> exchange.Strea
 
 def workload(told: scenario.Scenario) -> Iterator[request.TraceRequest]:
     """The requests of a scenario's workload, in order of arrival."""
+    if told.generators:
+        return generate.requests_of(told)
     if told.trace is None:
-        raise ScenarioError("the scenario names no workload")
+        raise scenario.ScenarioError("the scenario names no workload: give a trace or generators")
     reading = told.trace.reading.model_copy(update={"seed": told.seed})
     found = formats.read(told.trace.path, told.trace.format, reading, request.RowErrors())
     return itertools.islice(found, told.trace.limit)
@@ -104,19 +103,27 @@ def workload(told: scenario.Scenario) -> Iterator[request.TraceRequest]:
 
 def _assigned(asked: Iterator[requests.Request], told: scenario.Scenario) -> Iterator[requests.Request]:
     """Requests with their class and model, drawn by the shares."""
+    if len(told.classes) == 1 and len(told.fleet.models) == 1:
+        return asked
+    return _drawn(asked, told)
+
+
+def _drawn(asked: Iterator[requests.Request], told: scenario.Scenario) -> Iterator[requests.Request]:
+    rng = random.Random(f"{told.seed}/shares")
     classes = [each.share for each in told.classes]
     models = [each.share for each in told.fleet.models]
-    if len(classes) == 1 and len(models) == 1:
-        return asked
-    return _drawn(asked, classes, models, random.Random(told.seed))
-
-
-def _drawn(
-    asked: Iterator[requests.Request], classes: list[float], models: list[float], rng: random.Random
-) -> Iterator[requests.Request]:
+    group_of = {each.name: at for at, each in enumerate(told.classes)}
+    model_of = {each.name: at for at, each in enumerate(told.fleet.models)}
+    fixed = {each.name: (each.slo_class, each.model) for each in told.generators}
     for each in asked:
+        # Drawn whether or not they are used, so that one generator's choice does not shift the others' draws.
         each.group = rng.choices(range(len(classes)), classes)[0]
         each.model = rng.choices(range(len(models)), models)[0]
+        slo_class, model = fixed.get(each.source, (None, None))
+        if slo_class is not None:
+            each.group = group_of[slo_class]
+        if model is not None:
+            each.model = model_of[model]
         yield each
 
 
@@ -139,11 +146,17 @@ def _workers(told: scenario.Scenario, block_size: int) -> Iterator[worker.Worker
                     engine.Engine(config, profile.step, slowdown=pool.slowdown),
                     len(told.classes),
                     position,
+                    pool.slowdown,
                 )
                 there.ready = True
                 there.started_s = 0.0
                 number += 1
                 yield there
+
+
+def _another(there: worker.Worker) -> engine.Engine:
+    """A new engine for a worker that starts again."""
+    return engine.Engine(there.engine.config, there.profile.step, slowdown=there.slowdown)
 
 
 def _record(

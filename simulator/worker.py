@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 
 from penstock import perf
 from penstock.api import types as api
@@ -16,6 +17,7 @@ class Worker:
     __slots__ = (
         "begin_s",
         "bins",
+        "calls",
         "computed_tokens",
         "decoding",
         "end_s",
@@ -23,19 +25,20 @@ class Worker:
         "evicted_before",
         "frontend_s",
         "generation",
-        "generation_of_life",
         "hung",
         "id",
         "joules",
         "model",
         "pending",
         "planned",
+        "preemptions_before",
         "profile",
         "ready",
         "record",
         "report_due",
         "reported",
         "requests",
+        "slowdown",
         "started_s",
         "watts",
         "worker_s",
@@ -43,10 +46,17 @@ class Worker:
     )
 
     def __init__(
-        self, record: api.WorkerRecord, profile: perf.EngineProfile, model: engine.Engine, groups: int, number: int
+        self,
+        record: api.WorkerRecord,
+        profile: perf.EngineProfile,
+        model: engine.Engine,
+        groups: int,
+        number: int,
+        slowdown: float,
     ) -> None:
         self.id = record.id
         self.model = number
+        self.slowdown = slowdown
         self.record = record
         self.profile = profile
         self.engine = model
@@ -54,8 +64,6 @@ class Worker:
         self.watts = power.of(profile)
         # Rises whenever what is scheduled for it no longer holds.
         self.generation = 0
-        # Rises with each start of its engine.
-        self.generation_of_life = 1
         self.ready = False
         self.hung = False
         self.begin_s = self.end_s = 0.0
@@ -68,7 +76,10 @@ class Worker:
         self.report_due = False
         self.reported = (0, 0)
         self.evicted_before = 0
+        # Requests that gateways have sent here and that have not ended, in the order of sending.
+        self.calls: dict[typing.Any, None] = {}
         self.requests = 0
+        self.preemptions_before = 0
         self.computed_tokens = 0
         self.working_s = 0.0
         # Time that it was up, without the present run of it.
@@ -100,13 +111,16 @@ class Worker:
         self.end_s = now_s + duration_s
         return True
 
-    def cut(self, now_s: float) -> bool:
-        """Lets a stretch under way end with the step that is being done now. True if `end_s` has changed."""
+    def cut(self, now_s: float, whole: bool = False) -> bool:
+        """Lets a stretch under way end with the step that is being done now. True if `end_s` has changed.
+
+        `whole` fixes what is under way even where that is its last step, so that the engine's speed may change.
+        """
         planned = self.planned
-        if planned < 2:
+        if not planned or (planned == 1 and not whole):
             return False
         steps = self.engine.steps_until(now_s - self.begin_s, planned)
-        if steps == planned:
+        if steps == planned and not whole:
             return False
         self.planned = 0
         self.pending = result = self.engine.advance(steps)
@@ -121,6 +135,32 @@ class Worker:
         result, self.pending = self.pending, None
         assert result is not None
         return result
+
+    def stop(self, now_s: float) -> None:
+        """The engine is gone, with all that it held."""
+        self.preemptions_before += self.engine.counters.preemptions
+        self.generation += 1
+        self.planned = 0
+        self.pending = None
+        self.ready = self.hung = False
+        self.decoding = [0] * len(self.decoding)
+        self.calls = {}
+        if self.started_s is not None:
+            self.worker_s += now_s - self.started_s
+            self.started_s = None
+
+    def start(self, model: engine.Engine, record: api.WorkerRecord) -> None:
+        """A new engine answers."""
+        self.engine = model
+        self.record = record
+        self.reported = (0, 0)
+        self.evicted_before = 0
+        self.ready = True
+
+    @property
+    def preemptions(self) -> int:
+        """Of all its engines."""
+        return self.preemptions_before + self.engine.counters.preemptions
 
     def account(self, result: types.StepResult | types.Stretch, bin_s: float) -> None:
         """Books the time, the tokens and the energy of what has ended."""

@@ -10,7 +10,7 @@ import pytest
 from penstock import perf
 from penstock.workload import request
 from router.policy import profiles
-from simulator import simulation
+from simulator import scenario, simulation
 from tests.support.simulated import asked, play, told
 
 PROFILE = perf.load_profile("h200-llama3.1-8b-fp8")
@@ -101,13 +101,13 @@ def test_what_can_never_fit_is_refused() -> None:
 
 def test_a_workload_without_requests_is_an_error() -> None:
     """Nothing to play is said, not shown as zeros."""
-    with pytest.raises(simulation.ScenarioError, match="no request"):
+    with pytest.raises(scenario.ScenarioError, match="no request"):
         simulation.run(told(), [])
 
 
 def test_blocks_must_fit() -> None:
     """A block size that does not divide the trace's is refused with both numbers."""
-    with pytest.raises(simulation.ScenarioError, match=r"block_size is 100.*512"):
+    with pytest.raises(scenario.ScenarioError, match=r"block_size is 100.*512"):
         play([asked(0.0, 600, 1)], fleet={"block_size": 100})
 
 

@@ -1,0 +1,29 @@
+"""The examples of the simulator are whole, and those without a trace run."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from simulator import scenario, simulation
+
+FOLDER = pathlib.Path(scenario.__file__).parent / "examples"
+EXAMPLES = sorted(FOLDER.glob("*.yaml"))
+
+
+def test_there_are_examples() -> None:
+    """The folder is where the document says."""
+    assert {path.name for path in EXAMPLES} >= {"bursty-tenants.yaml", "faults.yaml", "mooncake.yaml"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_plays(path: pathlib.Path) -> None:
+    """Every example can be read; one with made-up requests answers nearly all of them."""
+    told = scenario.load(path)
+    if told.trace is not None:
+        assert told.trace.path.parent == FOLDER
+        return
+    figures = simulation.run(told).figures
+    assert figures["completed"] > 0.95 * figures["requests"] > 500
+    assert all(figures["classes"][each.name]["requests"] for each in told.classes)
