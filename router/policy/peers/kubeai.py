@@ -15,7 +15,7 @@ PREFIX_CHARACTERS = 100
 def kubeai(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
     """Consistent hashing with bounded loads: the next endpoint on the ring with at most 1.25 times the mean load.
 
-    Bound: 1.25 x (all requests + 1) / endpoints; none while nothing is in flight. 256 places each. The key is the first 100
+    Bound: 1.25 x (all requests + 1) / endpoints. 256 places each. The key is the first 100
     characters of the first user message there, the first 128 bytes of the prompt's text here (64 where it has no more), so
     that requests with one system prompt share it; the first block alone where that has 100 tokens (traces of token blocks);
     a prompt without a full block goes anywhere.
@@ -25,10 +25,9 @@ def kubeai(request: types.Request, observed: types.Observed, state: int) -> type
     key = pickers.draw(hashes[min(blocks, len(hashes)) - 1] if hashes else state)
     candidates = list(observed.endpoints)
     loads = scorers.requests(candidates)
-    total = sum(loads)
-    bound = MEAN_LOAD_FACTOR * (total + 1.0) / len(candidates)
+    bound = MEAN_LOAD_FACTOR * (sum(loads) + 1.0) / len(candidates)
     distances = [rings.distance(endpoint, key, REPLICATION) for endpoint in candidates]
-    fit = [at for at, load in enumerate(loads) if total == 0.0 or load <= bound]
+    fit = [at for at, load in enumerate(loads) if load <= bound]
     best = fit[0]
     for at in fit:
         if distances[at] < distances[best]:

@@ -23,9 +23,9 @@ def test_only_the_least_loaded_where_load_is_uneven(loads: tuple[int, ...], expe
     assert decision.endpoint.id == expected
 
 
-@pytest.mark.parametrize(("last", "expected"), [(2, "w-5"), (8, "w-0")])
+@pytest.mark.parametrize(("last", "expected"), [(2, "w-5"), (7, "w-0")])
 def test_match_over_two_deviations_is_left(last: int, expected: str) -> None:
-    """14, 2, 2, 2, 2, 2: 4 + 2 x sqrt(120 / 5) = 13.8 < 14. With an 8 at the end: 5 + 2 x sqrt(126 / 5) = 15.04."""
+    """14, 2, 2, 2, 2, 2: 4 + 2 x sqrt(120 / 5) = 13.8 < 14. With a 7 at the end: 4.83 + 2 x sqrt(120.8 / 5) = 14.67."""
     asked = policies.request(1_600, blocks=100)
     decision = aibrix.aibrix(asked, policies.observed(pool_of(14, 2, 2, 2, 2, last), {0: 100, 5: 10}), 0)
     assert decision.endpoint.id == expected
@@ -78,17 +78,17 @@ def test_preble_cost_of_the_window() -> None:
     assert aibrix.preble_cost_s(pool[1]) == pytest.approx(7.815826 / math.e, abs=1e-5)
 
 
-@pytest.mark.parametrize(("blocks", "expected"), [(50, "w-2"), (51, "w-0")])
-def test_preble_follows_a_match_over_half(blocks: int, expected: str) -> None:
-    """800 of 1,600 tokens are half and go by cost; 816 go to the longest match with the fewest recent requests."""
+@pytest.mark.parametrize(("blocks", "prompt", "expected"), [(50, 1_600, "w-2"), (51, 1_616, "w-1")])
+def test_preble_follows_a_match_over_half(blocks: int, prompt: int, expected: str) -> None:
+    """800 of 1,600 tokens are half and go by cost; 816 of 1,616 to the longest match with the fewest recent requests."""
     pool = pool_of(5, 3, 0)
-    for endpoint, count in zip(pool, (1, 2, 0), strict=True):
+    for endpoint, count in zip(pool, (2, 1, 0), strict=True):
         for _ in range(count):
             endpoint.placed(1_000, 10)
     seen = policies.observed(pool, {0: blocks, 1: blocks})
-    decision = aibrix.aibrix_preble(policies.request(1_600), seen, 0)
+    decision = aibrix.aibrix_preble(policies.request(prompt), seen, 0)
     assert decision.endpoint.id == expected
-    assert decision.scores[1] == [1.0, 2.0, 0.0]
+    assert decision.scores[1] == [2.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(("load", "expected"), [(16, "w-0"), (17, "w-2")])

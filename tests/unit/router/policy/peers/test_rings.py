@@ -12,9 +12,14 @@ from router.policy.peers import kubeai, rings, vllm_router
 from tests.support import policies
 
 
+def ring_of(pool: list[types.Endpoint], replicas: int) -> list[tuple[int, str]]:
+    """All places of a pool, in order, and whose they are."""
+    return sorted((place, endpoint.id) for endpoint in pool for place in rings.places(endpoint, replicas))
+
+
 def walk(pool: list[types.Endpoint], key: int, replicas: int) -> list[str]:
     """The endpoints in the order in which a walk around the ring meets them, from `key` on."""
-    ring = sorted((place, endpoint.id) for endpoint in pool for place in rings.places(endpoint, replicas))
+    ring = ring_of(pool, replicas)
     at = bisect.bisect_left(ring, (key, ""))
     return list(dict.fromkeys(name for _, name in ring[at:] + ring[:at]))
 
@@ -74,7 +79,7 @@ def test_vllm_router_moves_only_the_keys_of_the_endpoint_that_leaves() -> None:
 
 @pytest.mark.parametrize(("home_load", "others_load", "place"), [(5, 10, 0), (6, 9, 1), (0, 0, 0), (1, 0, 1)])
 def test_kubeai_walks_on_from_an_endpoint_over_the_bound(home_load: int, others_load: int, place: int) -> None:
-    """With 15 requests on 4 endpoints the bound is 1.25 x 16 / 4 = 5; with one, 1.25 x 2 / 4 = 0.625; with none there is none."""
+    """With 15 requests on 4 endpoints the bound is 1.25 x 16 / 4 = 5; with one, 1.25 x 2 / 4 = 0.625."""
     pool = [policies.endpoint(slot) for slot in range(4)]
     order = walk(pool, pickers.draw(2), 256)
     by_name = {endpoint.id: endpoint for endpoint in pool}
@@ -83,6 +88,16 @@ def test_kubeai_walks_on_from_an_endpoint_over_the_bound(home_load: int, others_
     decision = kubeai.kubeai(policies.request(blocks=30), policies.observed(pool), 0)
     assert decision.endpoint.id == order[place]
     assert ("over the bound" in decision.reason) == (place > 0)
+
+
+def test_kubeai_takes_the_next_of_256_places() -> None:
+    """While nothing is in flight every prompt goes to the next place on the ring."""
+    pool = [policies.endpoint(slot) for slot in range(6)]
+    seen, ring = policies.observed(pool), ring_of(pool, 256)
+    for prompt in range(2_000):
+        key = pickers.draw(prompt)
+        at = bisect.bisect_left(ring, (key, "")) % len(ring)
+        assert kubeai.kubeai(types.Request(9, [0, prompt], None, None), seen, 0).endpoint.id == ring[at][1]
 
 
 def test_kubeai_walks_on_to_the_next_that_fits() -> None:
