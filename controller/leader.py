@@ -116,7 +116,7 @@ class Leader:
             raise errors.FencedError(f"controller {self.id}: epoch {self.epoch} leads no more")
 
 
-def parse(value: bytes | None) -> tuple[str, int] | None:
+def parse(value: bytes | str | None) -> tuple[str, int] | None:
     """Holder and epoch of a lease as it stands in Redis."""
     if value is None:
         return None

@@ -54,7 +54,9 @@ def make_host(settings: controller_settings.ControllerSettings) -> port.WorkerHo
         return process.ProcessHost(settings.log_dir)
     from controller.hosts import ray
 
-    return ray.RayHost(settings.ray_address, address_file=settings.ray_address_file)
+    # A namespace holds no dot, so no name of another one begins with this.
+    prefix = f"penstock.{settings.namespace}."
+    return ray.RayHost(settings.ray_address, address_file=settings.ray_address_file, app_prefix=prefix)
 
 
 def build(settings: controller_settings.ControllerSettings) -> tuple[lifecycle.Lifecycle, grpcs.GrpcServer]:

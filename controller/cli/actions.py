@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from controller.cli import target
+
+if TYPE_CHECKING:
+    from controller.local import client
 
 
 @click.command()
@@ -14,12 +18,12 @@ from controller.cli import target
 @click.argument("replicas", type=click.IntRange(0, 10_000))
 @click.option("--role", default="unified", show_default=True)
 @target.options
-def scale(deployment: str, replicas: int, role: str, address: str | None, port: int | None) -> None:
+def scale(deployment: str, replicas: int, role: str, controller: client.Controller) -> None:
     """Set the number of workers of DEPLOYMENT to REPLICAS."""
     from penstock.api.proto import control_pb2
 
     request = control_pb2.ScaleRequest(deployment=deployment, role=role, replicas=replicas)
-    answer = target.ask(target.find(address, port), "Scale", request)
+    answer = target.ask(controller, "Scale", request)
     click.echo(f"{deployment}/{role}: {answer.previous} to {answer.replicas} workers")
 
 
@@ -27,12 +31,12 @@ def scale(deployment: str, replicas: int, role: str, address: str | None, port: 
 @click.argument("worker")
 @click.option("--replace", is_flag=True, help="Start another in its place.")
 @target.options
-def drain(worker: str, replace: bool, address: str | None, port: int | None) -> None:
+def drain(worker: str, replace: bool, controller: client.Controller) -> None:
     """Take WORKER out of routing, let it finish what it has, stop it."""
     from penstock.api.proto import control_pb2
 
     request = control_pb2.DrainRequest(worker=worker, replace=replace)
-    answer = target.ask(target.find(address, port), "Drain", request)
+    answer = target.ask(controller, "Drain", request)
     click.echo(f"{worker}: {answer.state}")
 
 
@@ -40,11 +44,11 @@ def drain(worker: str, replace: bool, address: str | None, port: int | None) -> 
 @click.argument("request_id")
 @click.option("--json", "as_json", is_flag=True, help="The decision as it was recorded.")
 @target.options
-def explain(request_id: str, as_json: bool, address: str | None, port: int | None) -> None:
+def explain(request_id: str, as_json: bool, controller: client.Controller) -> None:
     """Say why the request with REQUEST_ID (header x-request-id of its answer) went where it went."""
     from penstock.api.proto import control_pb2
 
-    answer = target.ask(target.find(address, port), "Explain", control_pb2.ExplainRequest(request_id=request_id))
+    answer = target.ask(controller, "Explain", control_pb2.ExplainRequest(request_id=request_id))
     decision = json.loads(answer.decision_json)
     if as_json:
         click.echo(json.dumps({"gateway": answer.gateway, "decision": decision}, indent=2))

@@ -32,21 +32,46 @@ def table(
     columns: Sequence[str],
     title: str | None = None,
     stream: TextIO | None = None,
+    drop: Sequence[str] = (),
 ) -> None:
-    """Print rows under named columns; numbers to the right."""
+    """Print rows under named columns; numbers to the right. `drop`: see `drawn`."""
+    out = stream or sys.stdout
+    if is_terminal(out):
+        console = rich.console.Console(file=out)
+        console.print(drawn(rows, columns, console.width, title, drop))
+    else:
+        shown, right = _cells(rows, columns)
+        _plain(shown, columns, right, title, out)
+
+
+def drawn(
+    rows: Iterable[Sequence[Any]],
+    columns: Sequence[str],
+    width: int,
+    title: str | None = None,
+    drop: Sequence[str] = (),
+) -> rich.table.Table:
+    """A table for a terminal; of `drop`, as many columns as must be are left out (first to last) to fit `width`."""
+    shown, right = _cells(rows, columns)
+    # Two spaces and a line per column, and the last line.
+    widths = [max(len(line[i]) for line in [columns, *shown]) + 3 for i in range(len(columns))]
+    kept = set(range(len(columns)))
+    for name in drop:
+        if sum(widths[i] for i in kept) + 1 > width and name in columns:
+            kept.discard(list(columns).index(name))
+    made = rich.table.Table(title=title, title_justify="left")
+    for i in sorted(kept):
+        made.add_column(columns[i], justify="right" if right[i] else "left", overflow="fold")
+    for row in shown:
+        made.add_row(*(rich.text.Text(row[i]) for i in sorted(kept)))
+    return made
+
+
+def _cells(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> tuple[list[list[str]], list[bool]]:
+    """Rows as text, and which columns hold numbers."""
     cells = [tuple(row) for row in rows]
     right = [all(row[i] is None or isinstance(row[i], int | float) for row in cells) for i in range(len(columns))]
-    shown = [[text(value) for value in row] for row in cells]
-    out = stream or sys.stdout
-    if not is_terminal(out):
-        _plain(shown, columns, right, title, out)
-        return
-    drawn = rich.table.Table(title=title, title_justify="left")
-    for name, is_right in zip(columns, right, strict=True):
-        drawn.add_column(name, justify="right" if is_right else "left")
-    for row in shown:
-        drawn.add_row(*(rich.text.Text(cell) for cell in row))
-    rich.console.Console(file=out).print(drawn)
+    return [[text(value) for value in row] for row in cells], right
 
 
 def emit_json(value: Any, to: str = "-") -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from controller.cli import target
+
+if TYPE_CHECKING:
+    from controller.local import client
 
 
 @click.command()
 @target.options
 @click.option("--json", "as_json", is_flag=True, help="For machines; null is unknown.")
-def status(address: str | None, port: int | None, as_json: bool) -> None:
+def status(controller: client.Controller, as_json: bool) -> None:
     """Show gateways, workers and what is degraded.
 
     Exit status: 0 healthy, 1 degraded (with the reasons), 3 where no controller is reached.
@@ -18,15 +23,9 @@ def status(address: str | None, port: int | None, as_json: bool) -> None:
     from controller.cli import output, view
     from penstock.api.proto import control_pb2
 
-    fleet = target.ask(target.find(address, port), "GetFleet", control_pb2.GetFleetRequest())
-    found = view.problems(fleet)
+    fleet = target.ask(controller, "GetFleet", control_pb2.GetFleetRequest())
     if as_json:
         output.emit_json(view.as_json(fleet))
     else:
-        click.echo(view.headline(fleet))
-        for columns, rows in (view.gateway_rows(fleet), view.worker_rows(fleet)):
-            if rows:
-                click.echo()
-                output.table(rows, columns)
-        click.echo("\n" + ("degraded:\n  " + "\n  ".join(found) if found else "healthy"))
-    raise SystemExit(1 if found else 0)
+        view.show(fleet)
+    raise SystemExit(1 if view.problems(fleet) else 0)

@@ -3,27 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import pathlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.runtime import errors
 
+if TYPE_CHECKING:
+    from controller.local import client
+
 UNREACHABLE = 3
-F = TypeVar("F", bound=Callable[..., Any])
+
+_PATH = click.Path(path_type=pathlib.Path)
+_OPTIONS = (
+    click.option("--controller", "address", envvar="PENSTOCK_CONTROLLER", help="host:port of a controller's gRPC API."),
+    click.option("--port", type=int, help="Client port of the fleet, where several run here."),
+    click.option("--tls-ca", type=_PATH, envvar="PENSTOCK_TLS_CA", help="CA (PEM) of the controller; speaks TLS."),
+    click.option("--tls-cert", type=_PATH, envvar="PENSTOCK_TLS_CERT", help="Our own certificate (PEM), if asked for."),
+    click.option("--tls-key", type=_PATH, envvar="PENSTOCK_TLS_KEY", help="Its private key (PEM)."),
+)
 
 
-def options(function: F) -> F:
-    """The two options by which a command finds its controller."""
-    port = click.option("--port", type=int, help="Client port of the fleet, where several run here.")
-    address = click.option(
-        "--controller", "address", envvar="PENSTOCK_CONTROLLER", help="host:port of a controller's gRPC API."
-    )
-    return address(port(function))
+def options(function: Callable[..., None]) -> Callable[..., None]:
+    """Options by which a command finds its controller, which it gets as `controller`."""
+
+    @functools.wraps(function)
+    def found(
+        *args: Any,
+        address: str | None,
+        port: int | None,
+        tls_ca: pathlib.Path | None,
+        tls_cert: pathlib.Path | None,
+        tls_key: pathlib.Path | None,
+        **kwargs: Any,
+    ) -> None:
+        from controller.local import client
+        from penstock.runtime import grpcs
+
+        if (tls_cert is None) != (tls_key is None):
+            raise click.UsageError("--tls-cert and --tls-key belong together")
+        tls = grpcs.Tls(tls_cert, tls_key, tls_ca) if tls_ca or tls_cert else None
+        function(*args, controller=client.Controller(_find(address, port), tls), **kwargs)
+
+    for option in reversed(_OPTIONS):
+        found = option(found)
+    return found
 
 
-def find(address: str | None, port: int | None) -> str:
+def _find(address: str | None, port: int | None) -> str:
     """The address; ends the command with status 3 where there is no fleet, or several to choose from."""
     from controller.local import state
 
@@ -46,12 +76,10 @@ def find(address: str | None, port: int | None) -> str:
     raise SystemExit(UNREACHABLE)
 
 
-def ask(address: str, method: str, request: Any, timeout_s: float = 5.0) -> Any:
+def ask(controller: client.Controller, method: str, request: Any, timeout_s: float = 5.0) -> Any:
     """One call; ends the command with status 3 where the controller is not reached, 1 where it refuses."""
-    from controller.local import client
-
     try:
-        return asyncio.run(client.call(address, method, request, timeout_s=timeout_s))
+        return asyncio.run(controller.call(method, request, timeout_s=timeout_s))
     except errors.PenstockError as exc:
         click.echo(f"penstock: {exc}", err=True)
         raise SystemExit(UNREACHABLE if exc.retryable else 1) from None

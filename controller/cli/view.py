@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
 from google.protobuf import json_format
 
+from controller.cli import output
 from penstock.api.proto import control_pb2
 
 UNKNOWN = "?"
+# What a narrow terminal does without, first to last. Reasons of degraded gateways are also below the tables.
+DROP = (
+    "pid", "engine", "role", "index blocks", "KV blocks", "address", "degraded", "model", "policy", "workers", "cached",
+)  # fmt: skip
 
 
 def problems(fleet: control_pb2.Fleet) -> list[str]:
@@ -83,6 +89,22 @@ def worker_rows(fleet: control_pb2.Fleet) -> tuple[list[str], list[list[Any]]]:
         for item in fleet.workers
     ]  # fmt: skip
     return columns, rows
+
+
+def show(fleet: control_pb2.Fleet) -> None:
+    """Prints the fleet: tables on a terminal, plain columns elsewhere."""
+    click.echo(headline(fleet))
+    for columns, rows in (gateway_rows(fleet), worker_rows(fleet)):
+        if rows:
+            click.echo()
+            output.table(rows, columns, drop=DROP)
+    click.echo("\n" + health(fleet))
+
+
+def health(fleet: control_pb2.Fleet) -> str:
+    """`healthy`, or the reasons why not, one per line."""
+    found = problems(fleet)
+    return "degraded:\n  " + "\n  ".join(found) if found else "healthy"
 
 
 def headline(fleet: control_pb2.Fleet) -> str:

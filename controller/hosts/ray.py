@@ -20,10 +20,11 @@ _CALL_TIMEOUT_S = 60.0
 class RayHost:
     """See `port.WorkerHost`. Connects as a driver; Ray and the workers live on when this process ends."""
 
-    def __init__(self, address: str, *, address_file: pathlib.Path | None = None, app_prefix: str = "") -> None:
+    def __init__(self, address: str, *, address_file: pathlib.Path | None = None, app_prefix: str) -> None:
         """`address_file`: where a Ray that is being started will write its address; `address` is then empty.
 
-        `app_prefix` tells this fleet's applications from others' on a shared cluster.
+        `app_prefix` tells this fleet's applications from others' on a shared cluster: what is not so named is not ours,
+        and a hosted worker that nobody wants is stopped.
         """
         self._address, self._address_file, self._prefix = address, address_file, app_prefix
         self._log = logs.get("ray-host")

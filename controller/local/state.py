@@ -18,10 +18,13 @@ class FleetState(pydantic.BaseModel):
     pid: int
     port: int
     host: str
+    # Empty until the controller answers.
     controller: str
     run_dir: str
     # Whether the folder was made by us and goes with the fleet.
     owned: bool
+    # Another folder that goes with the fleet, for Ray's sockets.
+    ray_temp: str | None = None
 
 
 def folder() -> pathlib.Path:
@@ -55,9 +58,8 @@ def read(port: int) -> FleetState | None:
 
 
 def fleets() -> list[FleetState]:
-    """All fleets of this user whose process lives."""
-    found = [read(int(item.stem)) for item in sorted(folder().glob("*.json")) if item.stem.isdigit()]
-    return [state for state in found if state is not None and alive(state.pid)]
+    """All fleets of this user whose process lives and whose controller has answered."""
+    return [state for state in _written() if alive(state.pid) and state.controller]
 
 
 def remove(port: int) -> None:
@@ -69,13 +71,20 @@ def remove(port: int) -> None:
         pass
 
 
-def clear_stale(port: int) -> None:
-    """Removes what a fleet on this port left that was killed."""
-    state = read(port)
-    if state is not None and not alive(state.pid):
-        if state.owned and pathlib.Path(state.run_dir).name.startswith("penstock-"):
-            shutil.rmtree(state.run_dir, ignore_errors=True)
-        remove(port)
+def clear_stale() -> None:
+    """Removes what fleets of this user left that were killed."""
+    for state in _written():
+        if alive(state.pid):
+            continue
+        for left in (state.run_dir if state.owned else None, state.ray_temp):
+            if left is not None and pathlib.Path(left).name.startswith("penstock-"):
+                shutil.rmtree(left, ignore_errors=True)
+        remove(state.port)
+
+
+def _written() -> list[FleetState]:
+    found = [read(int(item.stem)) for item in sorted(folder().glob("*.json")) if item.stem.isdigit()]
+    return [state for state in found if state is not None]
 
 
 def alive(pid: int) -> bool:

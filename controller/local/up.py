@@ -14,12 +14,15 @@ import tempfile
 from collections.abc import Callable
 
 from controller import ray_node
-from controller.local import client, options, ports, state, supervisor
+from controller.local import client, existing, options, ports, state, supervisor
+from penstock.api.proto import control_pb2
 from penstock.runtime import clock as clocks
 from penstock.runtime import embedded_redis, errors, lifecycle, processes, tasks
 
 _STOP_GATEWAY_S = 35.0
 _STOP_S = 8.0
+# Drained workers have nothing left once the gateways have stopped.
+_STOP_WORKERS_S = 30.0
 
 
 class PortTaken(errors.TerminalError):
@@ -37,10 +40,12 @@ class Up:
         self._reserved: socket.socket | None = None
         self._redis: embedded_redis.EmbeddedRedis | None = None
         self._redis_url = opts.redis_url or ""
+        self._existing: existing.ExistingRedis | None = None
         self._ray: processes.Child | None = None
         self._controller: processes.Child | None = None
         self._gateways: list[processes.Child] = []
         self._supervisor = supervisor.Supervisor(clock, tell)
+        self._applied = False
         self.port = opts.port
         self.controller_address = ""
 
@@ -72,6 +77,11 @@ class Up:
             self._redis_url = self._redis.url
             self._supervisor.watch(self._redis.child, self._restart_redis)
             self._tell(f"redis      ready on 127.0.0.1:{self._redis.port}")
+        else:
+            found = existing.ExistingRedis(self._opts.redis_url, self._opts.namespace, self._clock)
+            await found.claim()
+            self._existing = found
+            self._tell(f"redis      {found.url_masked}, namespace {self._opts.namespace}")
         _write_secret(self._dir / "redis.url", self._redis_url)
         self._start_controller()
         for number in range(self._opts.gateways):
@@ -79,7 +89,7 @@ class Up:
         await self._wait_ready(began_s)
 
     def _prepare(self) -> None:
-        state.clear_stale(self._opts.port)
+        state.clear_stale()
         self._reserved = ports.reserve(self._opts.host, self._opts.port)
         if self._reserved is None:
             raise PortTaken(
@@ -96,16 +106,20 @@ class Up:
             (self._dir / name).mkdir(exist_ok=True)
         for name in ("ray.address", "controller.address"):
             (self._dir / name).unlink(missing_ok=True)
+        # Before anything runs, so that what a killed command leaves is found.
+        self._write_state()
 
     def _environment(self) -> dict[str, str]:
-        """Ours, without settings of Penstock components that were meant for others, with what Ray needs."""
+        """Ours, without settings of Penstock components that were meant for others, with what our own Ray needs."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_WORKER_")}
-        return {**kept, **ray_node.environment(self._dir)}
+        # How to reach an existing Ray (its token, say) is in the environment already.
+        return {**kept, **(ray_node.environment(self._dir) if self._opts.ray_address is None else {})}
 
     def _start_ray(self) -> None:
         temp = self._dir / "ray"
         if len(str(temp)) > ray_node.MAX_TEMP_DIR:
             temp = self._ray_temp = pathlib.Path(tempfile.mkdtemp(prefix="penstock-ray-"))
+            self._write_state()
         argv = [
             *(sys.executable, "-m", "controller.ray_node", "--run-dir", str(self._dir), "--temp-dir", str(temp)),
             *("--address-file", str(self._dir / "ray.address"), "--num-cpus", str(max(64, self._opts.workers * 2))),
@@ -194,9 +208,10 @@ class Up:
                 self.controller_address = address_file.read_text().strip()
                 once(f"controller ready on {self.controller_address}")
                 self._write_state()
-                view = await client.get_fleet(self.controller_address)
-                if view is not None:
-                    ready = sum(pool.ready for item in view.deployments for pool in item.pools)
+                view = await client.Controller(self.controller_address).get_fleet()
+                if view is not None and await self._wanted(view):
+                    ours = [item for item in view.deployments if item.name == self._opts.deployment().name]
+                    ready = sum(pool.ready for item in ours for pool in item.pools)
                     if view.gateways:
                         once(f"gateways   {len(view.gateways)} of {self._opts.gateways} ready")
                     if ready:
@@ -206,6 +221,17 @@ class Up:
                     if ready >= self._opts.workers and served >= self._opts.gateways:
                         return
             await self._clock.sleep(0.1)
+
+    async def _wanted(self, view: control_pb2.Fleet) -> bool:
+        """Whether the fleet is told what we want; a namespace that was in use knows what was wanted before."""
+        if self._existing is None or self._existing.was_empty or self._applied:
+            return True
+        if not view.controller.leader:
+            return False
+        request = control_pb2.ApplyRequest(deployment_json=self._opts.deployment().model_dump_json())
+        await client.Controller(self.controller_address).call("Apply", request)
+        self._applied = True
+        return False
 
     def _check_children(self) -> None:
         """A child that cannot start at all ends the start: it would only fail again."""
@@ -226,6 +252,7 @@ class Up:
                 controller=self.controller_address,
                 run_dir=str(self._dir),
                 owned=self._owned,
+                ray_temp=str(self._ray_temp) if self._ray_temp is not None else None,
             )
         )
 
@@ -233,11 +260,15 @@ class Up:
         """Gateways first, so that nothing new comes; then controller, Ray with the workers, Redis, files."""
         await self._supervisor.stop()
         await asyncio.gather(*(child.stop(_STOP_GATEWAY_S) for child in self._gateways))
+        if self._opts.ray_address is not None and self.controller_address:
+            await self._stop_workers()
         for child in (self._controller, self._ray):
             if child is not None:
                 await child.stop(_STOP_S)
         if self._redis is not None:
             await self._redis.stop()
+        if self._existing is not None:
+            await self._leave_redis(self._existing)
         if self._reserved is not None:
             self._reserved.close()
             state.remove(self.port)
@@ -247,6 +278,32 @@ class Up:
             (self._dir / name).unlink(missing_ok=True)
         if self._owned and self._dir != pathlib.Path():
             shutil.rmtree(self._dir, ignore_errors=True)
+
+    async def _stop_workers(self) -> None:
+        """On a Ray that stays, workers would stay too: has all of them drained and waits for it."""
+        controller = client.Controller(self.controller_address)
+        deadline_s = self._clock.monotonic_s() + _STOP_WORKERS_S
+        try:
+            while (view := await controller.get_fleet()) is not None:
+                pools = [(item.name, pool) for item in view.deployments for pool in item.pools]
+                for name, pool in pools:
+                    if pool.wanted:
+                        request = control_pb2.ScaleRequest(deployment=name, role=pool.role, replicas=0)
+                        await controller.call("Scale", request)
+                if not any(pool.wanted + pool.ready + pool.starting + pool.draining for _, pool in pools):
+                    return
+                if self._clock.monotonic_s() > deadline_s:
+                    break
+                await self._clock.sleep(0.1)
+            self._tell(f"workers    not all stopped; look for Serve applications on Ray at {self._opts.ray_address}")
+        except errors.PenstockError as exc:
+            self._tell(f"workers    not stopped on Ray at {self._opts.ray_address}: {exc}")
+
+    async def _leave_redis(self, found: existing.ExistingRedis) -> None:
+        try:
+            await found.leave()
+        except errors.PenstockError as exc:
+            self._tell(f"redis      namespace {self._opts.namespace} was not removed: {exc}")
 
 
 def _write_secret(path: pathlib.Path, text: str) -> None:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import urllib.request
 from collections.abc import AsyncIterator
 
 import psutil
@@ -37,18 +36,6 @@ async def fleet() -> AsyncIterator[local_fleet.LocalFleet]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def ask(port: int) -> int:
-    """Status of one completion."""
-    body = json.dumps({"model": "tiny", "prompt": "Hello", "max_tokens": 4}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/completions", body, {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        json.loads(answer.read())
-        status: int = answer.status
-    return status
-
-
 async def healthy(fleet: local_fleet.LocalFleet, deadline_s: float = 60.0) -> None:
     """Waits until status says so."""
     await fleet.until(lambda: fleet.status().get("healthy"), deadline_s)
@@ -56,7 +43,7 @@ async def healthy(fleet: local_fleet.LocalFleet, deadline_s: float = 60.0) -> No
 
 async def test_answers_and_is_healthy(fleet: local_fleet.LocalFleet) -> None:
     """A request is answered; status shows two gateways, two workers with leases, and exits with 0."""
-    assert ask(fleet.port) == 200
+    assert local_fleet.ask(fleet.port) == 200
     got = fleet.run("status", "--port", str(fleet.port))
     assert got.returncode == 0 and "healthy" in got.stdout, got.stdout + got.stderr
     body = fleet.status()
@@ -103,7 +90,7 @@ async def test_killed_worker_is_replaced(fleet: local_fleet.LocalFleet) -> None:
     before = fleet.workers()
     os.kill(before["tiny-0"], signal.SIGKILL)
     for _ in range(10):
-        assert ask(fleet.port) == 200
+        assert local_fleet.ask(fleet.port) == 200
     await fleet.until(lambda: fleet.workers().get("tiny-0") not in (None, before["tiny-0"]))
     assert fleet.workers()["tiny-1"] == before["tiny-1"]
     await healthy(fleet)
@@ -114,7 +101,7 @@ async def test_killed_controller_touches_no_worker(fleet: local_fleet.LocalFleet
     before = fleet.workers()
     [controller] = [item for item in fleet.descendants() if item.cmdline()[-2:] == ["-m", "controller"]]
     controller.kill()
-    assert ask(fleet.port) == 200
+    assert local_fleet.ask(fleet.port) == 200
     await fleet.until(lambda: not controller.is_running() or controller.status() == psutil.STATUS_ZOMBIE)
     await healthy(fleet)
     assert fleet.workers() == before
@@ -126,7 +113,7 @@ async def test_killed_redis_comes_back_and_everyone_registers_again(fleet: local
     [server] = [item for item in fleet.descendants() if item.name() == "redis-server"]
     server.kill()
     for _ in range(10):
-        assert ask(fleet.port) == 200
+        assert local_fleet.ask(fleet.port) == 200
     await fleet.until(lambda: fleet.status().get("healthy") and len(fleet.status()["gateways"]) == 2)
     assert fleet.workers() == before
 
@@ -141,7 +128,7 @@ async def test_killed_gateway_is_started_again(fleet: local_fleet.LocalFleet) ->
         return now.get("gw-0") not in (None, pids["gw-0"]) and now.get("gw-1") == pids["gw-1"]
 
     await fleet.until(back)
-    assert ask(fleet.port) == 200
+    assert local_fleet.ask(fleet.port) == 200
     await healthy(fleet)
 
 

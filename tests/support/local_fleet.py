@@ -9,6 +9,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ class LocalFleet:
     def __init__(self, folder: pathlib.Path, *args: str) -> None:
         self.port = processes.free_port()
         self.temp = pathlib.Path(folder)
-        self.log = self.temp / "up.log"
+        self.log = self.temp / f"up-{self.port}.log"
         self.env = {**os.environ, "TMPDIR": str(self.temp), "HOME": str(self.temp)}
         self._args = args
         self.process: subprocess.Popen[bytes] | None = None
@@ -51,6 +52,12 @@ class LocalFleet:
                     await asyncio.sleep(0.2)
         except TimeoutError:
             raise AssertionError(f"not within {deadline_s} s; penstock up said:\n{self.log.read_text()}") from None
+
+    async def ended(self, status: int, deadline_s: float = 60.0) -> None:
+        """Waits until the command ends by itself, with that status."""
+        assert self.process is not None
+        code = await asyncio.to_thread(self.process.wait, deadline_s)
+        assert code == status, self.log.read_text()
 
     def run(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Runs another `penstock` command against the same folder."""
@@ -79,6 +86,18 @@ class LocalFleet:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout_s)
+
+
+def ask(port: int) -> int:
+    """Status of one completion."""
+    body = json.dumps({"model": "tiny", "prompt": "Hello", "max_tokens": 4}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/completions", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        json.loads(answer.read())
+        status: int = answer.status
+    return status
 
 
 def living(processes_: list[psutil.Process]) -> list[str]:

@@ -51,7 +51,7 @@ def test_reserved_port_can_be_shared_and_takes_no_connection() -> None:
 
 
 def test_state_of_a_killed_fleet_is_cleared(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    """What a killed fleet left, its folder included, goes with the next start on its port; a living one's stays."""
+    """What a killed fleet left, its folder included, goes with the next start; a living one's stays."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = tmp_path / "penstock-run"
     folder.mkdir()
@@ -60,10 +60,10 @@ def test_state_of_a_killed_fleet_is_cleared(monkeypatch: pytest.MonkeyPatch, tmp
     )
     state.write(entry)
     assert state.read(8500) == entry and state.fleets() == []
-    state.clear_stale(8500)
+    state.clear_stale()
     assert not folder.exists() and state.read(8500) is None and not state.folder().exists()
     state.write(entry.model_copy(update={"pid": os.getpid()}))
-    state.clear_stale(8500)
+    state.clear_stale()
     assert len(state.fleets()) == 1
 
 
