@@ -39,7 +39,8 @@ def pools(draw: st.DrawFn) -> tuple[types.Observed, types.Request]:
 
 def facts(endpoint: types.Endpoint) -> list[object]:
     """All that an endpoint says, but for what it keeps of its own identity."""
-    return [getattr(endpoint, name) for name in types.Endpoint.__slots__ if name != "rings"]
+    values = [getattr(endpoint, name) for name in dir(endpoint) if name[0] != "_" and name != "rings"]
+    return [value for value in values if not callable(value)]
 
 
 @pytest.mark.parametrize("profile", profiles.PROFILES, ids=lambda profile: profile.name)
