@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import pty
+import re
 import shutil
 import signal
 import socket
+import struct
+import subprocess
+import sys
 import tempfile
+import termios
 from collections.abc import AsyncIterator
 
 import psutil
 import pytest
 import pytest_asyncio
 
+from controller import ray_node
+from penstock.runtime import processes
 from tests.support import local_fleet
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
@@ -153,6 +163,85 @@ async def test_scale_and_drain_keep_open_streams(fleet: local_fleet.LocalFleet) 
     assert len(kept) == 2 and all(kept[name] == pid for name, pid in before.items() if name in kept)
 
 
+async def test_standby_takes_over_from_a_killed_leader(fleet: local_fleet.LocalFleet) -> None:
+    """A second controller process leads after SIGKILL of the first; workers stay; it scales, and gives the lead back."""
+    before = fleet.workers()
+    [folder] = fleet.temp.glob("penstock-????????")
+    address_file = fleet.temp / "standby.address"
+    env = {
+        **fleet.env, **ray_node.environment(folder),
+        "PENSTOCK_CONTROLLER_ID": "standby",
+        "PENSTOCK_CONTROLLER_REDIS_URL": (folder / "redis.url").read_text(),
+        "PENSTOCK_CONTROLLER_RAY_ADDRESS_FILE": str(folder / "ray.address"),
+        "PENSTOCK_CONTROLLER_GRPC_ADDRESS_FILE": str(address_file),
+        "PENSTOCK_CONTROLLER_WORKER_REDIS_URL_FILE": str(folder / "redis.url"),
+    }  # fmt: skip
+    argv = [sys.executable, "-m", "controller"]
+    standby = processes.Child("standby", argv, env=env, log_path=fleet.temp / "standby.log", cwd=local_fleet.ROOT)
+    standby.spawn()
+    try:
+        await fleet.until(address_file.exists)
+
+        def leads() -> bool:
+            # Its parent starts the killed one again, which then bids for the lease too.
+            for item in fleet.descendants():
+                if item.cmdline()[-2:] == ["-m", "controller"]:
+                    item.kill()
+            got = fleet.run("status", "--json", "--controller", address_file.read_text())
+            return bool(got.stdout) and json.loads(got.stdout)["controller"]["leader"]
+
+        await fleet.until(leads, 30)
+        assert local_fleet.ask(fleet.port) == 200
+        standbys = ("--controller", address_file.read_text())
+        shown = json.loads(fleet.run("status", "--json", *standbys).stdout)
+        assert {item["id"]: item["pid"] for item in shown["workers"]} == before
+        assert fleet.run("scale", "tiny", "3", *standbys).returncode == 0
+        await fleet.until(lambda: len(json.loads(fleet.run("status", "--json", *standbys).stdout)["workers"]) == 3)
+    finally:
+        await standby.stop()
+    await healthy(fleet)
+    assert fleet.run("scale", "tiny", "2", "--port", str(fleet.port)).returncode == 0
+    await fleet.until(lambda: len(fleet.workers()) == 2)
+    await healthy(fleet)
+
+
+async def test_top_fits_a_narrow_terminal_and_is_plain_text_elsewhere(fleet: local_fleet.LocalFleet) -> None:
+    """On 80 columns each worker is one line with its name, state and load; in a pipe there is neither frame nor escape."""
+    names = sorted(fleet.workers())
+    command = [*local_fleet.PENSTOCK, "top", "--count", "2", "--every", "0.3", "--port", str(fleet.port)]
+    drawn = await asyncio.to_thread(_in_terminal, command, fleet.env, 80)
+    assert "\x1b[?1049h" in drawn and drawn.count("\x1b[?1049l") == 1, "its own screen, and back"
+    pages = re.sub(r"\x1b\[[0-9;]*H", "\n", drawn)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", pages).splitlines()
+    assert max(map(len, lines)) <= 80
+    for name in names:
+        assert any(re.match(rf"│ {name} +│.* ready +│.* 0 │.* 0 │.* 0% +│", line) for line in lines), drawn
+    assert any(re.match(r"│ gw-1 +│", line) for line in lines) and any("healthy" in line for line in lines)
+    piped = await asyncio.to_thread(fleet.run, *command[3:])
+    assert piped.returncode == 0 and piped.stdout.isascii() and "\x1b" not in piped.stdout
+    assert piped.stdout.count("\nhealthy\n") == 2
+    assert all(len(re.findall(rf"^{name} +tiny +unified +ready ", piped.stdout, re.MULTILINE)) == 2 for name in names)
+
+
+def _in_terminal(command: list[str], env: dict[str, str], columns: int) -> str:
+    """What a command writes to a terminal of so many columns."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    shell = {key: value for key, value in env.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+    with subprocess.Popen(
+        command, cwd=local_fleet.ROOT, env={**shell, "TERM": "xterm-256color"}, stdin=its, stdout=its, stderr=its
+    ) as process:
+        os.close(its)
+        written = b""
+        # A terminal without a process on its other side is an error to read.
+        with contextlib.suppress(OSError):
+            while piece := os.read(ours, 65_536):
+                written += piece
+        assert process.wait(30) == 0, written.decode()
+    os.close(ours)
+    return written.decode()
+
+
 async def test_interrupt_leaves_nothing(fleet: local_fleet.LocalFleet) -> None:
     """Ctrl-C ends every process, frees the port and removes every file. (Last: it ends the module's fleet.)"""
     everyone = fleet.descendants()
@@ -165,18 +254,43 @@ async def test_interrupt_leaves_nothing(fleet: local_fleet.LocalFleet) -> None:
     assert [path.name for path in fleet.temp.iterdir() if path.name.startswith("penstock")] == []
 
 
-async def test_killed_command_takes_its_children_along() -> None:
-    """SIGKILL of `penstock up` itself ends every process of the fleet, also while it starts."""
+async def test_killed_command_takes_its_children_along_and_the_next_cleans_up() -> None:
+    """SIGKILL of `penstock up` ends every process of the fleet; the next one on the port starts and removes its files."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="pe2e-"))
     fleet = local_fleet.LocalFleet(folder, "--workers", "1", "--gateways", "1")
     fleet.start()
     try:
-        await fleet.until(lambda: "ray        ready" in fleet.log.read_text(), 180)
-        everyone = fleet.descendants()
+        await fleet.ready()
+        everyone, [left] = fleet.descendants(), folder.glob("penstock-????????")
+        fleet.stop(signal.SIGKILL)
+        assert left.exists()
+        fleet.start()
+        await fleet.ready()
+        assert local_fleet.ask(fleet.port) == 200
+        assert local_fleet.living(everyone) == [] and not left.exists()
+        assert await asyncio.to_thread(fleet.stop, signal.SIGINT) == 0
+        assert [path.name for path in folder.iterdir() if path.name.startswith("penstock")] == []
+    finally:
+        fleet.stop(signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def test_command_killed_while_it_starts_leaves_no_process() -> None:
+    """SIGKILL in the middle of the start ends what was started, and what it left on disk goes with the next start."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="pe2e-"))
+    fleet = local_fleet.LocalFleet(folder, "--workers", "1", "--gateways", "1")
+    fleet.start()
+    try:
+        await fleet.until(lambda: "redis      ready" in fleet.log.read_text(), 180)
+        everyone, [left] = fleet.descendants(), folder.glob("penstock-????????")
         fleet.stop(signal.SIGKILL)
         async with asyncio.timeout(30):
             while local_fleet.living(everyone):
                 await asyncio.sleep(0.1)
+        nothing = local_fleet.LocalFleet(folder, "--workers", "0", "--gateways", "0")
+        nothing.start()
+        await nothing.until(lambda: not left.exists(), 30)
+        assert await asyncio.to_thread(nothing.stop, signal.SIGINT) == 0
     finally:
         fleet.stop(signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)

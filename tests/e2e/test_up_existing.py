@@ -82,10 +82,10 @@ class Existing:
         assert process.returncode == 0, err.decode()
         return out.decode().splitlines()
 
-    async def keys(self) -> list[bytes]:
+    async def keys(self) -> list[bytes | str]:
         """What is in Redis."""
         async with aioredis.Redis.from_url(self.redis.url) as client:
-            return sorted(await client.keys())
+            return list(await client.keys())
 
     async def stop(self) -> None:
         """Stops both."""
