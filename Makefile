@@ -30,7 +30,7 @@ up: setup ## A local fleet that answers OpenAI requests (ENGINE=sim|vllm, UP_ARG
 test: setup ## The tests (without those that need a vLLM engine or whole traces)
 	$(BIN)/python -m pytest -m "not vllm and not traces" $(PYTEST_ARGS)
 
-test-traces: setup ## Mooncake's trace on 8 workers and 2 gateways, with kills (7 minutes, PENSTOCK_TRACES=folder)
+test-traces: setup ## Mooncake's trace on 8 workers and 2 gateways, with kills (3 minutes, PENSTOCK_TRACES=folder)
 	$(BIN)/python -m pytest -m traces -s $(PYTEST_ARGS)
 
 test-compiled: setup ## The gateway's tests on its compiled hot path (needs a C compiler)
