@@ -8,21 +8,19 @@ from router.policy.peers import rings
 
 REPLICATION = 256
 MEAN_LOAD_FACTOR = 1.25
-# prefixCharLength; the nearest end of a block of text is at 128 bytes, the second.
-PREFIX_CHARACTERS = 100
+# prefixCharLength is 100; the nearest end of a block of text is at 128 bytes.
+PREFIX_BLOCKS = 2
 
 
 def kubeai(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
     """Consistent hashing with bounded loads: the next endpoint on the ring with at most 1.25 times the mean load.
 
-    Bound: 1.25 x (all requests + 1) / endpoints. 256 places each. The key is the first 100
-    characters of the first user message there, the first 128 bytes of the prompt's text here (64 where it has no more), so
-    that requests with one system prompt share it; the first block alone where that has 100 tokens (traces of token blocks);
-    a prompt without a full block goes anywhere.
+    Bound: 1.25 x (all requests + 1) / endpoints. 256 places each. The key is the first 100 characters of the first user
+    message there; here the first two blocks, 128 bytes of the prompt's text (64 where it has no more), so that requests with
+    one system prompt share it. A prompt without a full block goes anywhere.
     """
     hashes = request.hashes
-    blocks = 1 if observed.tokens_at(1) >= PREFIX_CHARACTERS else 2
-    key = pickers.draw(hashes[min(blocks, len(hashes)) - 1] if hashes else state)
+    key = pickers.draw(hashes[min(PREFIX_BLOCKS, len(hashes)) - 1] if hashes else state)
     candidates = list(observed.endpoints)
     loads = scorers.requests(candidates)
     bound = MEAN_LOAD_FACTOR * (sum(loads) + 1.0) / len(candidates)
