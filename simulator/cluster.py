@@ -29,6 +29,7 @@ class Cluster:
         models: Sequence[str],
         groups: int,
         *,
+        priorities: Sequence[int] = (0,),
         speed: float = 1.0,
         seed: int = 0,
         latency_s: float = 0.0,
@@ -43,6 +44,7 @@ class Cluster:
         self.steps = 0
         self.bin_s = bin_s
         self._models = models
+        self._priorities = priorities
         self._arrivals = iter(arrivals)
         self._speed = speed
         self._latency_s = latency_s
@@ -148,7 +150,12 @@ class Cluster:
         now_s = self.clock.now_s
         asked = call.request
         job = types.Request(
-            str(next(self._ids)), asked.input_tokens, asked.output_tokens, asked.blocks, payload=call, priority=0
+            str(next(self._ids)),
+            asked.input_tokens,
+            asked.output_tokens,
+            asked.blocks,
+            payload=call,
+            priority=self._priorities[asked.group],
         )
         call.job = job
         if not there.hung and there.cut(now_s):

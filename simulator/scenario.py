@@ -28,7 +28,9 @@ class Trace(Strict):
     path: pathlib.Path = Field(description="File or folder; relative to the scenario's file")
     format: str = Field(description="Format: " + ", ".join(formats.READERS))
     limit: int | None = Field(None, ge=1, description="Only the first requests, this many")
-    reading: options.ReadOptions = Field(options.ReadOptions(), description="Options of the reader (docs/replay.md)")
+    reading: options.ReadOptions = Field(
+        options.ReadOptions(), description="How the trace is read; its seed is the scenario's"
+    )
 
     @pydantic.field_validator("format")
     @classmethod
@@ -127,7 +129,7 @@ class _Fault(Strict):
 class Kill(_Fault):
     """An engine dies with all that it holds."""
 
-    kind: Literal["kill"]
+    kind: Literal["kill"] = Field(description="`kill`")
     worker: int = Field(ge=0, description="Number of the worker, counted over all pools")
     restart: bool = Field(True, description="It is started again at once, and answers after a cold start")
 
@@ -135,7 +137,7 @@ class Kill(_Fault):
 class Slow(_Fault):
     """An engine's steps take longer, as under a power cap that nobody was told of."""
 
-    kind: Literal["slow"]
+    kind: Literal["slow"] = Field(description="`slow`")
     worker: int = Field(ge=0, description="Number of the worker")
     factor: float = Field(gt=1, le=1_000, description="Factor on the time of a step")
     for_s: float = Field(gt=0, description="How long, s")
@@ -144,7 +146,7 @@ class Slow(_Fault):
 class Hang(_Fault):
     """An engine takes connections and answers nothing."""
 
-    kind: Literal["hang"]
+    kind: Literal["hang"] = Field(description="`hang`")
     worker: int = Field(ge=0, description="Number of the worker")
     for_s: float = Field(gt=0, description="How long, s")
 
@@ -152,14 +154,14 @@ class Hang(_Fault):
 class Drain(_Fault):
     """A worker takes nothing new, finishes what it has, and leaves."""
 
-    kind: Literal["drain"]
+    kind: Literal["drain"] = Field(description="`drain`")
     worker: int = Field(ge=0, description="Number of the worker")
 
 
 class Partition(_Fault):
     """A gateway does not reach Redis: it hears nothing of the others and of the registry, nor they of it."""
 
-    kind: Literal["partition"]
+    kind: Literal["partition"] = Field(description="`partition`")
     gateway: int = Field(ge=0, description="Number of the gateway")
     for_s: float = Field(gt=0, description="How long, s")
 
@@ -167,7 +169,7 @@ class Partition(_Fault):
 class EventLoss(_Fault):
     """Batches between gateways and workers' reports get lost."""
 
-    kind: Literal["event-loss"]
+    kind: Literal["event-loss"] = Field(description="`event-loss`")
     share: float = Field(gt=0, le=1, description="Share of the messages that are lost")
     for_s: float = Field(gt=0, description="How long, s")
 
@@ -198,7 +200,7 @@ class _Generator(Strict):
 class Clients(_Generator):
     """Clients that each send in bursts of their own, as ServeGen finds them; each has a system prompt of its own."""
 
-    kind: Literal["clients"]
+    kind: Literal["clients"] = Field(description="`clients`")
     clients: int = Field(20, ge=1, le=10_000, description="Number of clients")
     skew: float = Field(1.1, ge=0, le=4, description="Zipf exponent of the clients' rates; 0: all alike")
     law: Literal["gamma", "weibull"] = Field("gamma", description="Law of the gaps between a client's requests")
@@ -210,7 +212,7 @@ class Clients(_Generator):
 class PrefixGroups(_Generator):
     """Groups of prompts that begin alike, in random order, by a Poisson process."""
 
-    kind: Literal["prefix-groups"]
+    kind: Literal["prefix-groups"] = Field(description="`prefix-groups`")
     groups: int = Field(64, ge=1, description="Number of prefixes")
     prefix_tokens: int = Field(2_048, ge=1, description="Tokens that the prompts of a group share")
     skew: float = Field(0.0, ge=0, le=4, description="Zipf exponent of the groups' shares; 0: all alike")
@@ -220,7 +222,7 @@ class PrefixGroups(_Generator):
 class Conversations(_Generator):
     """Conversations that begin by a Poisson process; each turn repeats all before it, as in Mooncake's trace."""
 
-    kind: Literal["conversations"]
+    kind: Literal["conversations"] = Field(description="`conversations`")
     turns: float = Field(3.0, ge=1, description="Mean number of turns (geometric)")
     gap_s: Lengths = Field(Lengths(mean=150, sigma=1.1), description="Time from one turn to the next, s")
     system_tokens: int = Field(512, ge=0, le=100_000, description="Tokens with which all conversations begin")

@@ -53,6 +53,7 @@ def run(told: scenario.Scenario, found: Iterable[request.TraceRequest] | None = 
         doors,
         [each.name for each in told.fleet.models],
         len(told.classes),
+        priorities=[each.priority for each in told.classes],
         speed=told.speed,
         seed=told.seed,
         latency_s=told.fleet.network_ms / 1000,

@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib
 import pathlib
 import sys
+from typing import Any
+
+import pydantic
 
 from penstock.runtime import settings
 
@@ -27,6 +30,11 @@ ENGINES = (
     ),
     ("engine vllm", "workers.vllm.process", "VllmSettings", "`--engine-set KEY=VALUE`."),
 )
+# The types of a simulation's scenario, the whole first.
+SCENARIO = (
+    "Scenario", "Fleet", "Model", "Pool", "Gateways", "SloClass", "Trace", "ReadOptions", "Clients", "PrefixGroups",
+    "Conversations", "Lengths", "ColdStart", "Kill", "Slow", "Hang", "Drain", "Partition", "EventLoss",
+)  # fmt: skip
 HEAD = """# Configuration reference
 
 Generated from the settings types by `python tools/configdoc.py`; do not edit.
@@ -53,7 +61,32 @@ def render() -> str:
         parts.append("\n| key | type | default | meaning |\n|---|---|---|---|\n")
         for row in settings.describe(cls, "engine"):
             parts.append(_line(_code(row.key), _code(row.type), _code(row.default), row.description))
+    parts.append("\n## simulator scenario\n\n`penstock simulate SCENARIO.yaml` ([the simulator](simulator.md)).\n")
+    module = importlib.import_module("simulator.scenario")
+    for name in SCENARIO:
+        parts.append(_type(getattr(module, name, None) or getattr(module.options, name)))
     return "".join(parts)
+
+
+def _type(cls: Any) -> str:
+    """One type of a scenario, with its keys."""
+    rows = [
+        f"\n### {cls.__name__}\n\n{' '.join((cls.__doc__ or '').split())}\n\n| key | default | meaning |\n|---|---|---|\n"
+    ]
+    for key, field in cls.model_fields.items():
+        default = "required" if field.is_required() else _code(_default(field.default))
+        rows.append(_line(_code(key), default, field.description or ""))
+    return "".join(rows)
+
+
+def _default(value: object) -> str:
+    """A default as YAML would have it; that of a nested type is what its own table says."""
+    if isinstance(value, pydantic.BaseModel) or (isinstance(value, tuple) and value):
+        shown = value if isinstance(value, tuple) else (value,)
+        named = ", ".join(f"a {type(each).__name__}" for each in shown)
+        changed = shown[0].model_dump(exclude_defaults=True) if isinstance(shown[0], pydantic.BaseModel) else {}
+        return f"{named} of {changed}" if changed else named
+    return "" if value is None else str(list(value) if isinstance(value, tuple) else value)
 
 
 def _code(text: str) -> str:

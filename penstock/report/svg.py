@@ -57,6 +57,38 @@ def plot(lines: Sequence[Line], x_name: str, y_name: str, log_x: bool = False) -
     return "".join(parts) + f'</svg><p class="keys">{keys}</p>'
 
 
+def heat_map(rows: Sequence[tuple[str, Sequence[float]]], end: float, x_name: str, y_name: str) -> str:
+    """One row of cells per name, from 0 to `end`; a cell's value from 0 to 1 is how dark it is."""
+    columns = max((len(values) for _, values in rows), default=0)
+    if not columns:
+        return '<p class="none">nothing to show</p>'
+    step = max(3.0, min(18.0, 420 / len(rows)))
+    height = _TOP + step * len(rows) + _BOTTOM
+    width = (WIDTH - _LEFT - _RIGHT) / columns
+    label = f"{html.escape(y_name)} by {html.escape(x_name)}"
+    found = [f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{label}">']
+    every = math.ceil(len(rows) / 24)
+    for row, (name, values) in enumerate(rows):
+        y = _TOP + row * step
+        if row % every == 0:
+            found.append(
+                f'<text x="{_LEFT - 6}" y="{y + step / 2 + 4:.1f}" text-anchor="end">{html.escape(name)}</text>'
+            )
+        for column, value in enumerate(values):
+            if value > 0.004:
+                x = _LEFT + column * width
+                found.append(
+                    f'<rect class="heat" x="{x:.1f}" y="{y:.1f}" width="{width:.2f}" height="{step - 0.5:.1f}"'
+                    f' fill-opacity="{min(1.0, value):.2f}"><title>{html.escape(name)}: {value:.0%}</title></rect>'
+                )
+    for part in range(5):
+        x = _LEFT + part / 4 * (WIDTH - _LEFT - _RIGHT)
+        found.append(f'<text x="{x:.1f}" y="{height - 24:.0f}" text-anchor="middle">{end * part / 4:,.4g}</text>')
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    found.append(f'<text x="{middle}" y="{height - 6:.0f}" text-anchor="middle">{html.escape(x_name)}</text></svg>')
+    return "".join(found)
+
+
 def _ticks(highest: float) -> list[float]:
     """From 0 to a round number at or above `highest`, in at most six steps."""
     if highest <= 0:

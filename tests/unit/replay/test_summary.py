@@ -52,7 +52,7 @@ def test_unknown_is_not_zero() -> None:
     assert figures["requests"] == 0
     assert figures["reuse"] is None
     assert figures["goodput_rps"] is None
-    assert figures["ttft_ms"] == {"mean": None, "p50": None, "p95": None, "p99": None}
+    assert figures["ttft_ms"] == {"mean": None, "p50": None, "p90": None, "p95": None, "p99": None}
 
 
 @pytest.mark.parametrize("outcomes", [(), (whole(1), whole(2))])
