@@ -1,17 +1,18 @@
-"""An engine whose every answer a test scripts, byte by byte, on a real socket."""
+"""An OpenAI server whose every answer a test scripts, byte by byte, on a real socket."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import orjson
 
 MODEL = "m"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Received:
     """One request as the engine got it."""
 
@@ -21,11 +22,15 @@ class Received:
     writer: asyncio.StreamWriter
     engine: ScriptedEngine
 
-    def json(self) -> dict[str, object]:
+    def json(self) -> dict[str, Any]:
         """The body."""
         fields = orjson.loads(self.body)
         assert isinstance(fields, dict)
         return fields
+
+    def header(self, name: str) -> str:
+        """A header, empty where it is missing."""
+        return self.headers.get(name.encode(), b"").decode()
 
 
 Behaviour = Callable[[Received], Awaitable[None]]
@@ -59,10 +64,22 @@ def answer(
     return behave
 
 
-def event(content: str) -> bytes:
-    """One streamed word."""
-    delta = {"choices": [{"index": 0, "delta": {"content": content}}]}
-    return b"data: " + orjson.dumps(delta) + b"\n\n"
+def refusal(status: str, message: str) -> Behaviour:
+    """An error in OpenAI's shape."""
+
+    async def behave(received: Received) -> None:
+        body = orjson.dumps({"error": {"message": message, "code": int(status[:3])}})
+        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        received.writer.write(head.encode() + body)
+        await received.writer.drain()
+
+    return behave
+
+
+def event(content: str, *, text: bool = False) -> bytes:
+    """One streamed word, of a chat or (`text`) of a completion."""
+    choice = {"index": 0, "text": content} if text else {"index": 0, "delta": {"content": content}}
+    return b"data: " + orjson.dumps({"choices": [choice]}) + b"\n\n"
 
 
 def chunk(data: bytes) -> bytes:
@@ -73,22 +90,47 @@ def chunk(data: bytes) -> bytes:
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-def stream(words: int, *, end: bool = True, gate: asyncio.Event | None = None) -> Behaviour:
-    """A stream of words; it waits for `gate` after the first, and without `end` it stops in the middle."""
+def stream(
+    words: int,
+    *,
+    end: bool = True,
+    gate: asyncio.Event | None = None,
+    error: str | None = None,
+    done: bool = True,
+    headers: str = "",
+) -> Behaviour:
+    """A stream of words; it waits for `gate` after the first, and without `end` it stops in the middle.
+
+    Its end: an event with `error` where given, usage where asked for, and with `done` what OpenAI's streams end with.
+    """
 
     async def behave(received: Received) -> None:
         writer = received.writer
-        writer.write(STREAM_HEAD)
+        writer.write(STREAM_HEAD.removesuffix(b"\r\n") + headers.encode() + b"\r\n")
         for number in range(words):
-            writer.write(chunk(event(f"w{number} ")))
+            writer.write(chunk(event(f"w{number} ", text=received.line.startswith(b"POST /v1/completions"))))
             await writer.drain()
             if number == 0 and gate is not None:
                 await gate.wait()
-        if end:
-            writer.write(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
-            await writer.drain()
-        else:
+        if not end:
             writer.transport.abort()
+            return
+        if error is not None:
+            writer.write(chunk(b"data: " + orjson.dumps({"error": {"message": error, "code": 500}}) + b"\n\n"))
+        if (received.json().get("stream_options") or {}).get("include_usage"):
+            usage = {"prompt_tokens": 10, "completion_tokens": words, "prompt_tokens_details": {"cached_tokens": 4}}
+            writer.write(chunk(b"data: " + orjson.dumps({"choices": [], "usage": usage}) + b"\n\n"))
+        writer.write((chunk(b"data: [DONE]\n\n") if done else b"") + b"0\r\n\r\n")
+        await writer.drain()
+
+    return behave
+
+
+def by_number(choose: Callable[[int], Behaviour]) -> Behaviour:
+    """What the number-th request (from 0) meets."""
+
+    async def behave(received: Received) -> None:
+        await choose(received.engine.received.index(received))(received)
 
     return behave
 
@@ -122,6 +164,13 @@ class ScriptedEngine:
         """Listens."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=1 << 24)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    async def __aenter__(self) -> ScriptedEngine:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     async def stop(self) -> None:
         """Stops listening and breaks every connection, as a killed process does."""

@@ -64,7 +64,8 @@ async def test_http10_client_gets_a_stream_without_chunks(engine: scripted_engin
         )
     head, _, payload = raw.partition(b"\r\n\r\n")
     assert b"transfer-encoding" not in head.lower()
-    assert payload == scripted_engine.event("w0 ") + scripted_engine.event("w1 ") + b"data: [DONE]\n\n"
+    words = [scripted_engine.event(word, text=True) for word in ("w0 ", "w1 ")]
+    assert payload == b"".join(words) + b"data: [DONE]\n\n"
 
 
 async def test_pipelined_requests_are_answered_in_order(engine: scripted_engine.ScriptedEngine) -> None:

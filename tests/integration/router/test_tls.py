@@ -9,6 +9,7 @@ import pathlib
 import ssl
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import openai
@@ -48,18 +49,18 @@ async def test_client_port_speaks_tls(tmp_path: pathlib.Path) -> None:
             address = said["address"]
             trusting = ssl.create_default_context(cafile=str(ca.file))
             async with httpx.AsyncClient(verify=trusting) as http:
-                client = openai.AsyncOpenAI(
+                client: Any = openai.AsyncOpenAI(
                     base_url=f"https://{address}/v1", api_key="none", http_client=http, max_retries=0
                 )
                 assert [model.id async for model in client.models.list()] == ["m"]
                 messages = [{"role": "user", "content": "hi"}]
                 words = [
                     chunk.choices[0].delta.content
-                    async for chunk in await client.chat.completions.create(model="m", messages=messages, stream=True)  # type: ignore[call-overload]
+                    async for chunk in await client.chat.completions.create(model="m", messages=messages, stream=True)
                 ]
                 assert words == [f"w{number} " for number in range(50)]
                 engine.behaviour = scripted_engine.answer("x" * 300_000)
-                whole = await client.chat.completions.create(model="m", messages=messages)  # type: ignore[arg-type]
+                whole = await client.chat.completions.create(model="m", messages=messages)
                 assert whole.choices[0].message.content == "x" * 300_000
             stranger = ssl.create_default_context(cafile=str(certificates.Authority(tmp_path, "other CA").file))
             async with httpx.AsyncClient(verify=stranger) as http:
