@@ -37,7 +37,7 @@ test-compiled: setup ## The gateway's tests on its compiled hot path (needs a C 
 	$(BIN)/python tools/compile_hotpath.py --strict
 	PENSTOCK_TEST_COMPILED=1 $(BIN)/python -m pytest tests/unit/router tests/property/router tests/integration/router $(PYTEST_ARGS)
 
-vllm: setup ## A vLLM engine for CPU in .venv-vllm (5.8 GB)
+vllm: setup ## A vLLM engine for CPU in .venv-vllm (6.5 GB)
 	$(BIN)/python -m workers.vllm.install
 
 test-vllm: vllm ## The tests on real vLLM engines

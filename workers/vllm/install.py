@@ -1,6 +1,6 @@
 """Makes the environment that vLLM runs in: `python -m workers.vllm.install [--venv .venv-vllm]`.
 
-It holds exactly what `requirements.lock` pins, checked by hash. It takes about 5.8 GB of disk. A second run with the
+It holds exactly what `requirements.lock` pins, checked by hash. It takes about 6.5 GB of disk. A second run with the
 same lock does nothing. To make the lock anew:
 
     uv pip compile workers/vllm/requirements.in --override workers/vllm/overrides.txt --generate-hashes \\
