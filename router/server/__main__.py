@@ -1,14 +1,12 @@
-"""`python -m router.server`: one gateway process, configured by environment and flags."""
+"""`python -m router.server`: one gateway process, configured by file, environment (PENSTOCK_GATEWAY_...) and flags."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import pathlib
 import sys
 
-from penstock.runtime import compiled, errors
-from penstock.runtime import settings as base
+from penstock.runtime import compiled, entry
 from router.server import main
 from router.server import settings as gateway_settings
 
@@ -28,10 +26,9 @@ def run_compiled() -> None:
         os.execve(sys.executable, [sys.executable, "-m", "router.server", *sys.argv[1:]], environment)
 
 
-def parse(argv: list[str]) -> gateway_settings.GatewaySettings:
-    """Settings from a file, the environment (PENSTOCK_GATEWAY_...) and flags."""
+def flags() -> argparse.ArgumentParser:
+    """Settings that are also flags."""
     parser = argparse.ArgumentParser(prog="python -m router.server")
-    parser.add_argument("--config", type=pathlib.Path)
     parser.add_argument("--id")
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
@@ -41,15 +38,9 @@ def parse(argv: list[str]) -> gateway_settings.GatewaySettings:
     parser.add_argument("--model")
     parser.add_argument("--namespace")
     parser.add_argument("--endpoint", action="append", dest="endpoints")
-    flags = vars(parser.parse_args(argv))
-    file = flags.pop("config")
-    return base.load(gateway_settings.GatewaySettings, "gateway", file=file, env=os.environ, flags=flags)
+    return parser
 
 
 if __name__ == "__main__":
     run_compiled()
-    try:
-        raise SystemExit(main.run(parse(sys.argv[1:])))
-    except errors.PenstockError as exc:
-        print(f"gateway: {exc}", file=sys.stderr)
-        raise SystemExit(2) from None
+    raise SystemExit(entry.run(gateway_settings.GatewaySettings, "gateway", flags(), sys.argv[1:], main.run))
