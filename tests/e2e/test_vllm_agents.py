@@ -89,6 +89,8 @@ async def test_default_routing_computes_less_than_round_robin() -> None:
             computed[policy] = await asyncio.to_thread(_computed, addresses) - before
             assert (figures["completed"], figures["errors"]) == (TURNS, 0), figures["errors_by_kind"]
             assert len(figures["endpoints"]) == 2
+        # vLLM has no metric for them; its KV events tell.
+        await fleet.until(lambda: all(worker["cached_blocks"] for worker in fleet.status()["workers"]), 15)
     finally:
         await asyncio.to_thread(fleet.stop, signal.SIGINT)
         shutil.rmtree(folder, ignore_errors=True)
