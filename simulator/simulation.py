@@ -60,7 +60,7 @@ def run(told: scenario.Scenario, found: Iterable[request.TraceRequest] | None = 
         bin_s=BIN_S,
     )
     stream = _connect(played, told)
-    for each in _workers(told, block_size):
+    for each in workers(told, block_size):
         played.workers[each.id] = each
         for door in doors:
             door.upsert(each.record)
@@ -128,7 +128,8 @@ def _drawn(asked: Iterator[requests.Request], told: scenario.Scenario) -> Iterat
         yield each
 
 
-def _workers(told: scenario.Scenario, block_size: int) -> Iterator[worker.Worker]:
+def workers(told: scenario.Scenario, block_size: int) -> Iterator[worker.Worker]:
+    """The workers of a scenario, up and empty."""
     number = 0
     for position, model in enumerate(told.fleet.models):
         for pool in model.pools:

@@ -85,6 +85,19 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
+    def allocate_one(self) -> Block:
+        """As `allocate(1)`. Raises MemoryError when there is none."""
+        if not self._free:
+            raise MemoryError("1 block wanted, 0 free")
+        block, _none = self._free.popitem(last=False)
+        self._refs[block] = 1
+        old = self._hash[block]
+        if old is not None:
+            self._hash[block] = None
+            del self._by_hash[old]
+            self.removed.append(old)
+        return block
+
     def release(self, blocks: Sequence[Block]) -> None:
         """Drop one reference of each of a sequence's blocks. The tail becomes evictable before the head."""
         refs, free = self._refs, self._free

@@ -264,14 +264,16 @@ class Engine:
         """Give a block to each sequence that needs one before the tick `before`; `result` where some may be preempted."""
         crossings, size = self._crossings, self.config.block_size
         while crossings and crossings[0][0] < before:
-            tick, order, request = heapq.heappop(crossings)
-            if request.state is not types.State.DECODE or request.cross_at != tick:
+            tick, order, request = crossings[0]
+            holds = request.state is types.State.DECODE and request.cross_at == tick
+            if not holds or (result is not None and not self._make_room(request, result)):
+                heapq.heappop(crossings)
                 continue
-            if result is None or self._make_room(request, result):
+            if request.extend is not None or len(request.hashes) > request.cached_blocks:
                 self._cache_full_blocks(request, request.base + tick)
-                request.blocks += self._allocate(1)
-                request.cross_at = tick + size
-                heapq.heappush(crossings, (tick + size, order, request))
+            request.blocks.append(self._allocate_one())
+            request.cross_at = tick + size
+            heapq.heapreplace(crossings, (tick + size, order, request))
 
     def _make_room(self, request: types.Request, result: types.StepResult) -> bool:
         """Preempt until a block is free; False if `request` itself had to go."""
@@ -414,13 +416,21 @@ class Engine:
 
     def _allocate(self, count: int) -> list[block_pool.Block]:
         blocks = self._pool.allocate(count)
+        self._note_removed()
+        return blocks
+
+    def _allocate_one(self) -> block_pool.Block:
+        block = self._pool.allocate_one()
+        self._note_removed()
+        return block
+
+    def _note_removed(self) -> None:
         removed = self._pool.removed
         if removed:
             self.counters.evicted_blocks += len(removed)
             if self.config.kv_events:
                 self._kv_events.append(types.BlocksRemoved(tuple(removed)))
             removed.clear()
-        return blocks
 
     def _cache_full_blocks(self, request: types.Request, computed: int) -> None:
         """Make the blocks that `computed` tokens fill findable, as far as their hashes are known."""
