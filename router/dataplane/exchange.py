@@ -33,7 +33,7 @@ class Exchange(upstream.Listener):
 
     __slots__ = (
         "attempts", "backend", "chunks", "connecting", "connection", "features", "first_byte_ms", "front", "gateway",
-        "hashes", "head", "held", "keep_upstream", "last_byte_ms", "last_tick", "pool", "predicted_cached", "prefill", "prior",
+        "hashes", "head", "held", "keep_upstream", "last_tick", "pool", "predicted_cached", "prefill", "prior",
         "profile",
         "prompt_tokens", "queued_tokens", "received", "remaining", "request", "request_id", "scanner", "sent_ms",
         "session", "started_ms", "started_tick", "state", "tail", "tenant", "tried", "wrote",
@@ -75,7 +75,6 @@ class Exchange(upstream.Listener):
         self.started_ms = owner.now_ms()
         self.started_tick = self.last_tick = owner.tick
         self.first_byte_ms = 0.0
-        self.last_byte_ms = 0.0
         self.wrote = False
         self._reset()
 
@@ -309,7 +308,6 @@ class Exchange(upstream.Listener):
                 connection.abort()
         self.state = _DONE
         now_ms = owner.now_ms()
-        self.last_byte_ms = now_ms
         owner.release(self)
         owner.active.discard(self)
         self._count(head.status, backend, now_ms)
