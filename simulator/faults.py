@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable
 
 from penstock.api import types as api
-from router.dataplane import fleet, gateway
+from router.dataplane import gateway
 from router.server import prober
-from simulator import cluster, exchange, gateways, scenario, worker
+from simulator import cluster, exchange, fleet, gateways, scenario, worker
 from workers.engine import engine
 
 # How long a registration outlives its worker (docs/architecture.md, "The registry").
@@ -24,11 +24,9 @@ class Faults:
         played: cluster.Cluster,
         stream: exchange.Stream,
         told: scenario.Scenario,
-        make_engine: Callable[[worker.Worker], engine.Engine],
     ) -> None:
         self._cluster = played
         self._stream = stream
-        self._make_engine = make_engine
         self._cold = told.cold_start
         self._rng = random.Random(f"{told.seed}/faults")
         self._silence_s = gateway.Limits().silence_s
@@ -43,6 +41,7 @@ class Faults:
             "slow": self._slow,
             "hang": self._hang,
             "drain": self._drain,
+            "join": self._join,
             "partition": self._partition,
             "event-loss": self._lose,
         }
@@ -89,10 +88,23 @@ class Faults:
 
     def _restarted(self, there: worker.Worker, _: int) -> None:
         record = there.record.model_copy(update={"incarnation": there.record.incarnation + 1})
-        there.start(self._make_engine(there), record)
+        there.start(fleet.another_engine(there), record)
         self._tell(lambda door: door.upsert(record))
 
-    # Engines that leave.
+    # Workers that come, and that leave.
+
+    def _join(self, fault: scenario.Fault, _: int) -> None:
+        assert isinstance(fault, scenario.Join)
+        workers = self._cluster.workers
+        for _number in range(fault.workers):
+            there = fleet.like(self._worker(fault.like), len(workers))
+            workers[there.id] = there
+            there.started_s = self._now_s
+            self._cluster.at(self._now_s + self._cold_start_s(), self._joined, there)
+
+    def _joined(self, there: worker.Worker, _: int) -> None:
+        there.ready = True
+        self._tell(lambda door: door.upsert(there.record))
 
     def _drain(self, fault: scenario.Fault, _: int) -> None:
         assert isinstance(fault, scenario.Drain)
@@ -165,7 +177,7 @@ class Faults:
         key = (door.name, there.id)
         if key not in self._watched:
             self._watched.add(key)
-            given_up_s = self._silence_s + fleet.TICK_S + prober.SILENT_PROBES * prober.PROBE_TIMEOUT_S
+            given_up_s = self._silence_s + gateways.TICK_S + prober.SILENT_PROBES * prober.PROBE_TIMEOUT_S
             self._cluster.at(self._now_s + given_up_s, self._give_up, (door, there))
 
     def _give_up(self, what: tuple[gateways.Gateway, worker.Worker], _: int) -> None:

@@ -72,6 +72,8 @@ def summarize(
         wanted.name: _class(wanted, targets[at], [each for each in outcomes if each.group == at], gaps[at], figures)
         for at, wanted in enumerate(told.classes)
     }
+    if told.generators:
+        figures["tenants"] = {each.name: _tenant(each.name, targets, outcomes, figures) for each in told.generators}
     end_s = max((each.end_s for each in outcomes if each.end_s is not None), default=0.0)
     _fleet(figures, workers, end_s)
     return Result(told, figures, outcomes, gaps, {each.id: each.bins for each in workers}, bin_s)
@@ -113,6 +115,24 @@ def _class(
         "goodput_rps": good / figures["wall_s"] if figures["wall_s"] else None,
         "attained": good / len(outcomes) if outcomes else None,
         "quantile": wanted.quantile,
+    }
+
+
+def _tenant(
+    name: str, targets: Sequence[slo.Slo], outcomes: Sequence[tally.Outcome], figures: dict[str, Any]
+) -> dict[str, Any]:
+    """Figures of one generator's requests."""
+    own = [each for each in outcomes if each.source == name]
+    done = [each for each in own if each.completed]
+    good = sum(targets[each.group].met_by(each) for each in done)
+    return {
+        "requests": len(own),
+        "completed": len(done),
+        "ttft_ms": summary.distribution_ms(each.ttft_s for each in done),
+        "e2e_ms": summary.distribution_ms(each.e2e_s for each in done),
+        "reuse_blocks": _block_reuse(own),
+        "good": good,
+        "goodput_rps": good / figures["wall_s"] if figures["wall_s"] else None,
     }
 
 

@@ -158,6 +158,14 @@ class Drain(_Fault):
     worker: int = Field(ge=0, description="Number of the worker")
 
 
+class Join(_Fault):
+    """New workers are started, as in a scale-out; they serve after a cold start."""
+
+    kind: Literal["join"] = Field(description="`join`")
+    like: int = Field(0, ge=0, description="Number of a worker whose model, profile and cache they have")
+    workers: int = Field(1, ge=1, le=1_000, description="Number of new workers; they are counted on from the last")
+
+
 class Partition(_Fault):
     """A gateway does not reach Redis: it hears nothing of the others and of the registry, nor they of it."""
 
@@ -174,7 +182,7 @@ class EventLoss(_Fault):
     for_s: float = Field(gt=0, description="How long, s")
 
 
-Fault = Annotated[Kill | Slow | Hang | Drain | Partition | EventLoss, Field(discriminator="kind")]
+Fault = Annotated[Kill | Slow | Hang | Drain | Join | Partition | EventLoss, Field(discriminator="kind")]
 
 
 class Lengths(Strict):
@@ -259,6 +267,8 @@ class Scenario(Strict):
         for at, fault in enumerate(self.faults):
             if isinstance(fault, Kill | Slow | Hang | Drain) and fault.worker >= workers:
                 raise ValueError(f"faults.{at}.worker is {fault.worker}; there are workers 0 to {workers - 1}")
+            if isinstance(fault, Join) and fault.like >= workers:
+                raise ValueError(f"faults.{at}.like is {fault.like}; there are workers 0 to {workers - 1}")
             if isinstance(fault, Partition) and fault.gateway >= self.gateways.count:
                 raise ValueError(
                     f"faults.{at}.gateway is {fault.gateway}; there are gateways 0 to {self.gateways.count - 1}"

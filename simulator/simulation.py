@@ -7,11 +7,9 @@ import random
 from collections.abc import Iterable, Iterator
 
 from penstock import perf
-from penstock.api import types as api
 from penstock.workload import formats, request
 from router.policy import profiles
-from simulator import cluster, exchange, faults, gateways, generate, requests, results, scenario, worker
-from workers.engine import engine, types
+from simulator import cluster, exchange, faults, fleet, gateways, generate, requests, results, scenario
 
 # Time bins of the report, s.
 BIN_S = 10.0
@@ -60,11 +58,11 @@ def run(told: scenario.Scenario, found: Iterable[request.TraceRequest] | None = 
         bin_s=BIN_S,
     )
     stream = _connect(played, told)
-    for each in workers(told, block_size):
+    for each in fleet.workers(told, block_size):
         played.workers[each.id] = each
         for door in doors:
             door.upsert(each.record)
-    faults.Faults(played, stream, told, _another)
+    faults.Faults(played, stream, told)
     played.run()
     return results.summarize(told, played.tally, list(played.workers.values()), BIN_S)
 
@@ -126,58 +124,3 @@ def _drawn(asked: Iterator[requests.Request], told: scenario.Scenario) -> Iterat
         if model is not None:
             each.model = model_of[model]
         yield each
-
-
-def workers(told: scenario.Scenario, block_size: int) -> Iterator[worker.Worker]:
-    """The workers of a scenario, up and empty."""
-    number = 0
-    for position, model in enumerate(told.fleet.models):
-        for pool in model.pools:
-            profile = perf.load_profile(pool.profile or model.profile)
-            config = types.EngineConfig(
-                kv_blocks=pool.kv_blocks or max(1, profile.kv_tokens // block_size),
-                block_size=block_size,
-                max_num_batched_tokens=pool.max_num_batched_tokens or profile.max_num_batched_tokens,
-                max_num_seqs=pool.max_num_seqs or profile.max_num_seqs,
-            )
-            for _ in range(pool.workers):
-                record = _record(number, model.name, profile, config, pool.slowdown)
-                there = worker.Worker(
-                    record,
-                    profile,
-                    engine.Engine(config, profile.step, slowdown=pool.slowdown),
-                    len(told.classes),
-                    position,
-                    pool.slowdown,
-                )
-                there.ready = True
-                there.started_s = 0.0
-                number += 1
-                yield there
-
-
-def _another(there: worker.Worker) -> engine.Engine:
-    """A new engine for a worker that starts again."""
-    return engine.Engine(there.engine.config, there.profile.step, slowdown=there.slowdown)
-
-
-def _record(
-    number: int, model: str, profile: perf.EngineProfile, config: types.EngineConfig, slowdown: float
-) -> api.WorkerRecord:
-    return api.WorkerRecord(
-        id=f"w-{number}",
-        incarnation=1,
-        deployment="sim",
-        model=model,
-        endpoint=api.Endpoint(host="127.0.0.1", port=1 + number % 65_535),
-        state=api.WorkerState.READY,
-        engine="sim",
-        simulated=True,
-        capacity=api.Capacity(
-            kv_blocks=config.kv_blocks,
-            block_size_tokens=config.block_size,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-        ),
-        speed=perf.speed_of(profile, slowdown),
-    )

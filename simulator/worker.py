@@ -28,7 +28,6 @@ class Worker:
         "hung",
         "id",
         "joules",
-        "model",
         "pending",
         "planned",
         "preemptions_before",
@@ -51,11 +50,9 @@ class Worker:
         profile: perf.EngineProfile,
         model: engine.Engine,
         groups: int,
-        number: int,
         slowdown: float,
     ) -> None:
         self.id = record.id
-        self.model = number
         self.slowdown = slowdown
         self.record = record
         self.profile = profile

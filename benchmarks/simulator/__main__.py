@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from simulator import cluster, gateways, requests, scenario, simulation
+from simulator import cluster, fleet, gateways, requests, scenario, simulation
 
 _REPEATS = 3
 # Requests per second and worker; about half of what one takes.
@@ -72,7 +72,7 @@ def engines_alone(wanted: scenario.Scenario) -> tuple[float, int]:
     arrivals = list(asked)
     best, events = math.inf, 0
     for _ in range(_REPEATS):
-        there = list(simulation.workers(wanted, 512))
+        there = list(fleet.workers(wanted, 512))
         door: Any = Turns([each.id for each in there])
         played = cluster.Cluster(gateways.Clock(), arrivals, [door], ["sim"], 1)
         played.workers.update((each.id, each) for each in there)

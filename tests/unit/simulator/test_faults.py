@@ -88,6 +88,16 @@ def test_a_drained_worker_finishes_and_leaves() -> None:
     assert result.figures["worker_seconds"] < 2 * result.figures["wall_s"] + 30
 
 
+def test_new_workers_take_work_after_their_cold_start() -> None:
+    """Their time counts from the start, requests come once they are ready."""
+    result = faults({"kind": "join", "at_s": 10, "workers": 2}, cold_start={"median_s": 10, "sigma": 0})
+    for name in ("w-3", "w-4"):
+        sent = [each.sent_s for each in result.outcomes if each.endpoint == name]
+        assert 20 <= min(sent) < 25
+    lasted_s = result.figures["wall_s"]
+    assert result.figures["worker_seconds"] == pytest.approx(3 * lasted_s + 2 * (lasted_s - 10), rel=0.01)
+
+
 REPEATED = [
     asked(number * 0.5, 20 * 512, 5, tuple(number // 2 * 100 + block for block in range(20)), line=number + 1)
     for number in range(200)

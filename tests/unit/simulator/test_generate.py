@@ -101,3 +101,6 @@ def test_generators_ask_for_their_model_and_class() -> None:
     )
     seen = {(each.source, each.endpoint, each.group) for each in played.outcomes}
     assert seen == {("x", "w-1", 1), ("y", "w-0", 0)}
+    tenants = played.figures["tenants"]
+    assert tenants["x"]["requests"] + tenants["y"]["requests"] == played.figures["requests"]
+    assert tenants["y"]["ttft_ms"]["p50"] == pytest.approx(played.figures["classes"]["chat"]["ttft_ms"]["p50"])
