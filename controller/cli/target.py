@@ -45,7 +45,8 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
 
         if (tls_cert is None) != (tls_key is None):
             raise click.UsageError("--tls-cert and --tls-key belong together")
-        tls = grpcs.Tls(tls_cert, tls_key, tls_ca) if tls_ca or tls_cert else None
+        # A fleet of this machine, found by its file, speaks without TLS on loopback.
+        tls = grpcs.Tls(tls_cert, tls_key, tls_ca) if address and (tls_ca or tls_cert) else None
         function(*args, controller=client.Controller(_find(address, port), tls), **kwargs)
 
     for option in reversed(_OPTIONS):
