@@ -193,17 +193,18 @@ class Cluster:
             self.tally.gaps(there.decoding, result.first_s, result.last_s, result.steps)
         else:
             self._deliver(there, result)
-        now_s = self.clock.now_s
+        heard_s = self.clock.now_s + self._latency_s
         for job in result.finished:
             call: Any = job.payload
             if call.job is not job:
                 continue
             there.decoding[call.request.group] -= 1
-            call.end_s = now_s
+            call.end_s = heard_s
             del there.calls[call]
-            call.gateway.complete(call, job.cached_tokens)
-            self.on_booked(call.gateway)
-            self.tally.ended(call)
+            if self._latency_s:
+                self.at(heard_s, self._end_heard, call)
+            else:
+                self._end_heard(call, 0)
         if self.on_cache is not None and not there.report_due:
             model = there.engine
             if there.reported != (model.cached_blocks, model.counters.evicted_blocks):
@@ -232,8 +233,24 @@ class Cluster:
             group = call.request.group
             decoding[group] += 1
             if call.first_s is None:
-                call.first_s = now_s
-                call.gateway.first_byte(call)
-                self.on_booked(call.gateway)
+                call.first_s = now_s + self._latency_s
+                if self._latency_s:
+                    self.at(call.first_s, self._first_heard, call)
+                else:
+                    self._first_heard(call, 0)
             else:
                 self.tally.gap(group, now_s - call.paused_s)
+
+    # Answers, as gateways hear them.
+
+    def _first_heard(self, call: gateways.Call, _: int) -> None:
+        if call.error is None and call.gateway is not None:
+            call.gateway.first_byte(call)
+            self.on_booked(call.gateway)
+
+    def _end_heard(self, call: gateways.Call, _: int) -> None:
+        door, job = call.gateway, call.job
+        assert door is not None and job is not None
+        door.complete(call, job.cached_tokens)
+        self.on_booked(door)
+        self.tally.ended(call)

@@ -82,7 +82,7 @@ class Fleet(Strict):
         description="Tokens per KV block of every engine; unset: the workload's, else the profile's",
     )
     kv_events: bool = Field(True, description="Workers report what their KV events come to, twice a second")
-    network_ms: float = Field(0.0, ge=0, description="One way between gateway and worker, ms")
+    network_ms: float = Field(0.0, ge=0, description="Time of a request to a worker, and of its answer back, ms each")
 
 
 class Gateways(Strict):

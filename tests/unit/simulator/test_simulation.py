@@ -48,6 +48,13 @@ def test_an_arrival_waits_for_the_step_under_way() -> None:
     assert alone_s < result.outcomes[1].ttft_s < alone_s + 2 * step_s
 
 
+def test_the_network_delays_both_ways() -> None:
+    """A request and its answer each take the network's time."""
+    near, far = (play([asked(0.0, 600, 3)], fleet={"network_ms": ms}).outcomes[0] for ms in (0.0, 10.0))
+    assert far.ttft_s == pytest.approx(near.ttft_s + 0.02)
+    assert far.e2e_s == pytest.approx(near.e2e_s + 0.02)
+
+
 def test_a_shared_prefix_is_reused_where_it_is() -> None:
     """The same prompt again goes to the worker that has it, and only its last block is computed."""
     ids = tuple(range(8))
