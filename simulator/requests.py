@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import xxhash
 
@@ -79,23 +79,17 @@ def cut(found: Iterable[request.TraceRequest], block_size: int) -> tuple[Blocks,
     return Blocks(size), _of_ids(whole, size, block_size)
 
 
-def of_ids(ids: Iterable[int], input_tokens: int, size: int, block_size: int) -> tuple[list[int], list[int]]:
+def of_ids(ids: Sequence[int], input_tokens: int, size: int, block_size: int) -> tuple[list[int], list[int]]:
     """Hashes for gateways and for engines of a prompt whose blocks of `size` tokens have these ids.
 
-    The unfinished last block is left out, as gateways and engines do.
+    The unfinished last block is left out, as gateways and engines do; the engine's smaller blocks within it are not.
     """
-    hashes = list(itertools.islice(ids, input_tokens // size))
+    hashes = list(ids[: input_tokens // size])
     ratio = size // block_size
     if ratio == 1:
         return hashes, hashes
-    expanded = [number * ratio + part for number in hashes for part in range(ratio)]
-    left = (input_tokens - len(hashes) * size) // block_size
-    if left:
-        # What is left of a block is part of it, and another prompt with the same block shares it.
-        last = next(iter(itertools.islice(ids, len(hashes), None)), None) if isinstance(ids, list | tuple) else None
-        if last is not None:
-            expanded += [last * ratio + part for part in range(left)]
-    return hashes, expanded
+    expanded = [number * ratio + part for number in ids for part in range(ratio)]
+    return hashes, expanded[: input_tokens // block_size]
 
 
 def _of_ids(found: Iterable[request.TraceRequest], size: int, block_size: int) -> Iterator[Request]:
