@@ -101,6 +101,8 @@ class Gateway:
         self.active: set[exchange.Exchange] = set()
         # Profiles chosen per deployment (by model name); others use `profile`.
         self.profile_of_model: dict[str, profiles.Profile] = {}
+        # Models that somebody deployed: without an endpoint they are not there now, and still not unknown.
+        self.deployed: frozenset[str] = frozenset()
         self.tick = 0
         self._faded_tick = 0
         self.draining = False
@@ -127,6 +129,8 @@ class Gateway:
         feature = ex.features
         pool = self.fleet.pools.get(feature.model)
         if pool is None:
+            if feature.model in self.deployed:
+                raise NoEndpointError(feature.model)
             raise UnknownModelError(feature.model)
         now_ms = self.now_ms()
         if self._prefills:

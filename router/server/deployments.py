@@ -1,4 +1,4 @@
-"""Routing profiles that model deployments ask for, read from Redis with each heartbeat."""
+"""Models that are deployed and the routing profiles that they ask for, read from Redis with each heartbeat."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from router.server import degraded
 
 
 class DeploymentPolicies:
-    """Keeps `Gateway.profile_of_model` in step with the deployments; the gateway's own settings come before them."""
+    """Keeps `Gateway.deployed` and `profile_of_model` in step with the deployments; the gateway's settings come first."""
 
     def __init__(
         self,
@@ -42,14 +42,17 @@ class DeploymentPolicies:
             return
         chosen: dict[str, profiles.Profile] = {}
         wrong: list[str] = []
+        models: set[str] = set()
         for name, value in sorted(raw.items()):
             try:
                 deployment = types.ModelDeployment.model_validate_json(value)
+                models.add(deployment.model)
                 if deployment.policy != profiles.DEFAULT:
                     chosen[deployment.model] = profiles.by_name(deployment.policy)
             except (pydantic.ValidationError, profiles.UnknownProfileError) as exc:
                 # The controller refuses such a deployment, so a newer one wrote it.
                 wrong.append(f"{name.decode()}: {str(exc).splitlines()[0]}")
+        self._gateway.deployed = frozenset(models)
         if wrong:
             self._health.set(degraded.POLICY_UNKNOWN, "; ".join(wrong))
         else:

@@ -70,6 +70,14 @@ class Fleet:
             except Exception:
                 continue
 
+    async def leave(self) -> None:
+        """The engines leave the registry and stay away."""
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        for number in range(len(self.engines)):
+            await self.store.deregister(f"w{number}", 1)
+
     def settings(self, name: str) -> dict[str, Any]:
         """Settings of a gateway over this fleet."""
         return {"id": name, "redis_url": self.redis.url, "share": {"interval_s": 0.01}}
@@ -238,3 +246,21 @@ async def test_deployment_chooses_its_routing_profile(fleet: Fleet) -> None:
         await gateways.until(lambda: _degraded(gateway, "policy-unknown"))
         again = [await _endpoint_of(gateway, PROMPT) for _ in range(2)]
         assert again[0] != again[1]
+
+
+async def test_model_without_workers_is_overload_and_not_unknown(fleet: Fleet) -> None:
+    """A deployed model whose last worker is gone is 503 with Retry-After; a model that nobody deploys is 404."""
+    deployment = types.ModelDeployment(name="d", model="m")
+    await fleet.client.hset(wire.Keys("default").deployments, "d", deployment.model_dump_json())
+    async with gateways.running(**fleet.settings("a")) as gateway:
+        assert (await gateway.chat()).status_code == 200
+        await fleet.leave()
+
+        async def gone() -> bool:
+            return (await gateway.admin.get("/debug/endpoints")).json()["endpoints"] == []
+
+        await gateways.until(gone)
+        none = await gateway.chat()
+        assert (none.status_code, none.json()["error"]["code"]) == (503, "no_ready_endpoint")
+        assert int(none.headers["retry-after"]) >= 1
+        assert (await gateway.chat(model="other")).status_code == 404
