@@ -1,0 +1,1 @@
+"""The simulator beside real processes: the same requests, policy and engines, and how far the figures are apart."""

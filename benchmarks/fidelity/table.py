@@ -1,0 +1,76 @@
+"""Two sets of figures side by side: how far the prediction is from what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+LATENCIES = ("ttft_ms", "e2e_ms")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One figure. `most`: the difference that counts as agreement, as a share of what was measured."""
+
+    run: str
+    figure: str
+    measured: float
+    predicted: float
+    most: float | None
+
+    @property
+    def error(self) -> float:
+        """Relative difference of the prediction."""
+        return self.predicted / self.measured - 1.0
+
+    @property
+    def met(self) -> bool | None:
+        """Whether they agree; None where nothing is asked."""
+        return None if self.most is None else abs(self.error) <= self.most
+
+    def cells(self) -> tuple[str, ...]:
+        """As the table prints it."""
+        verdict = {None: "", True: "met", False: "MISSED"}[self.met]
+        most = "" if self.most is None else f"{self.most:.0%}"
+        return (
+            self.run,
+            self.figure,
+            f"{self.measured:,.1f}",
+            f"{self.predicted:,.1f}",
+            f"{self.error:+.1%}",
+            most,
+            verdict,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self) | {"error": self.error, "met": self.met}
+
+
+HEAD = ("run", "figure, ms", "measured", "simulated", "difference", "allowed", "")
+
+
+def compare(
+    run: str, measured: Mapping[str, Any], predicted: Mapping[str, Any], allowed: Mapping[str, float]
+) -> list[Row]:
+    """Rows for the mean and the quantiles of `allowed` of both latencies; the mean is shown, not judged."""
+    return [
+        Row(run, f"{name.removesuffix('_ms').upper()} {figure}", measured[name][figure], predicted[name][figure], most)
+        for name in LATENCIES
+        for figure, most in (("mean", None), *allowed.items())
+    ]
+
+
+def same_order(
+    measured: Mapping[str, float], predicted: Mapping[str, float], tie: float = 0.0
+) -> list[tuple[str, str, bool]]:
+    """Pairs of names, the better by measurement first, that differ by more than `tie`; and whether the prediction agrees."""
+    ranked: Sequence[str] = sorted(measured, key=lambda name: measured[name])
+    pairs: Iterable[tuple[str, str]] = (
+        (better, worse)
+        for at, better in enumerate(ranked)
+        for worse in ranked[at + 1 :]
+        if measured[worse] > measured[better] * (1 + tie)
+    )
+    return [(better, worse, predicted[better] < predicted[worse]) for better, worse in pairs]
