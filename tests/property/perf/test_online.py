@@ -151,12 +151,11 @@ def test_wrong_numbers_of_terms_are_refused() -> None:
 
 def test_a_sign_that_no_engine_can_have_is_refused() -> None:
     """Where longer prompts were quicker, a token costs nothing rather than less than nothing."""
-    found = online.Calibrator()
+    found = recursive.Fit(2)
     rng = random.Random(10)
     for _ in range(200):
-        uncached = rng.randint(1, 8_000)
-        found.prefill(uncached, 0, (100.0 - 0.005 * uncached) * rng.gauss(1, 0.05))
-    got = found.calibration
-    assert (got.ms_per_token, got.ms_per_token2) == (0.0, 0.0)
-    assert got.base_ms is not None and 70 < got.base_ms < 90
-    assert got.applied(types.EngineSpeed(ms_per_token=0.02)).ms_per_token == 0.02
+        tokens = rng.randint(1, 8_000)
+        found.observe((1.0, tokens), (100.0 - 0.005 * tokens) * rng.gauss(1, 0.05))
+    base, per_token = found.estimate.coefficients
+    assert per_token == 0.0
+    assert base is not None and 70 < base < 90
