@@ -53,7 +53,9 @@ class Pool(Strict):
     @pydantic.field_validator("profile")
     @classmethod
     def _known(cls, name: str | None) -> str | None:
-        return None if name is None else perf.load_profile(name).name
+        if name is not None:
+            perf.load_profile(name)
+        return name
 
 
 class Model(Strict):
@@ -68,7 +70,8 @@ class Model(Strict):
     @pydantic.field_validator("profile")
     @classmethod
     def _known(cls, name: str) -> str:
-        return perf.load_profile(name).name
+        perf.load_profile(name)
+        return name
 
 
 class Fleet(Strict):

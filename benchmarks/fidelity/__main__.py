@@ -38,11 +38,11 @@ def main() -> None:
 @click.option("--trace", **_path("mooncake_conversation.jsonl"))
 @click.option("--policy", "policies", multiple=True, default=("default", "round-robin"), show_default=True)
 @click.option("--requests", default=500, show_default=True, type=click.IntRange(1))
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1))
+@click.option("--workers", default=8, show_default=True, type=click.IntRange(1))
 @click.option("--blocks-per-worker", "kv_blocks", default=500, show_default=True, type=click.IntRange(1))
-@click.option("--profile", default="h200-llama3.1-8b-fp8", show_default=True)
+@click.option("--profile", default="h100-qwen3-32b-tp2", show_default=True)
 @click.option("--speed", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True))
-@click.option("--start", "start_s", default=0.0, show_default=True, type=click.FloatRange(0))
+@click.option("--start", "start_s", default=600.0, show_default=True, type=click.FloatRange(0))
 @_JSON
 @click.pass_context
 def simulated_workers(context: click.Context, /, policies: tuple[str, ...], json_to: str | None, **given: Any) -> None:

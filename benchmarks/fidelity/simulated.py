@@ -23,11 +23,11 @@ class Setting:
 
     trace: pathlib.Path
     requests: int = 500
-    workers: int = 4
+    workers: int = 8
     kv_blocks: int = 500
-    profile: str = "h200-llama3.1-8b-fp8"
+    profile: str = "h100-qwen3-32b-tp2"
     speed: float = 1.0
-    start_s: float = 0.0
+    start_s: float = 600.0
 
 
 def simulate(setting: Setting, policy: str) -> dict[str, Any]:

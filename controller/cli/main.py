@@ -20,6 +20,7 @@ _COMMANDS = {
     "gateway": ("controller.cli.gateway", "Run one gateway in front of any OpenAI-compatible servers."),
     "chat": ("controller.cli.chat", "Send a prompt and print the answer as it comes."),
     "replay": ("controller.cli.replay", "Replay a trace and measure."),
+    "calibrate": ("controller.cli.calibrate", "Measure a server and fit an engine profile."),
     "simulate": ("controller.cli.simulate", "Play a trace on a simulated fleet."),
 }
 

@@ -110,11 +110,17 @@ def _error(points: Sequence[Point], model: step_model.StepModel, frontend_ms: fl
 # --- the sources ---
 
 
-def _prefill_point(tokens: int, chunk_tokens: int, measured_ms: float) -> Point:
-    return Point(measured_ms, lambda model, frontend_ms: frontend_ms + model.prefill_ms(tokens, 0, chunk_tokens))
+def prefill_point(tokens: int, cached_tokens: int, chunk_tokens: int, measured_ms: float) -> Point:
+    """Time to the first token of a request alone, `tokens` of whose prompt are computed behind `cached_tokens`."""
+
+    def predict(model: step_model.StepModel, frontend_ms: float) -> float:
+        return frontend_ms + model.prefill_ms(tokens, cached_tokens, chunk_tokens)
+
+    return Point(measured_ms, predict)
 
 
-def _decode_point(seqs: int, kv_tokens: int, measured_ms: float) -> Point:
+def decode_point(seqs: int, kv_tokens: int, measured_ms: float) -> Point:
+    """Mean time of steps in which `seqs` sequences decode that hold `kv_tokens` together."""
     return Point(measured_ms, lambda model, _: model.decode_step_ms(seqs, kv_tokens))
 
 
@@ -142,7 +148,7 @@ def h200_job() -> Job:
     prefill, decode = _arrays("h200_llama31_8b_fp8_prefill.npz"), _arrays("h200_llama31_8b_fp8_decode.npz")
     capacity = int(decode["max_kv_tokens"][0])
     points = [
-        _prefill_point(int(n), 8192, float(ms))
+        prefill_point(int(n), 0, 8192, float(ms))
         for n, ms in zip(prefill["prefill_isl"], prefill["prefill_ttft"], strict=True)
     ]
     for usage, context, ms in zip(decode["x_kv_usage"], decode["y_context_length"], decode["z_itl"], strict=True):
@@ -150,7 +156,7 @@ def h200_job() -> Job:
         seqs = max(1, round(kv_tokens / float(context)))
         # More than the engine runs at once: the rest of them waited, and the latency says nothing of a step.
         if seqs <= _H200_MAX_SEQS:
-            points.append(_decode_point(seqs, round(kv_tokens), float(ms)))
+            points.append(decode_point(seqs, round(kv_tokens), float(ms)))
     return Job(
         _profile(
             "h200-llama3.1-8b-fp8", "meta-llama/Llama-3.1-8B-Instruct (FP8)", "h200-sxm", 1, capacity // 16, _H200_MAX_SEQS,
@@ -169,9 +175,9 @@ def splitwise_job(hardware: str, tp: int, kv_tokens: int, start: dict[str, float
         if row["hardware"] != f"{hardware}-80gb" or int(row["tensor_parallel"]) != tp:
             continue
         prompt, batch, output = int(row["prompt_size"]), int(row["batch_size"]), int(row["token_size"])
-        points.append(_decode_point(batch, batch * (prompt + output // 2), float(row["token_time"])))
+        points.append(decode_point(batch, batch * (prompt + output // 2), float(row["token_time"])))
         if batch == 1:
-            points.append(_prefill_point(prompt, 8192, float(row["prompt_time"])))
+            points.append(prefill_point(prompt, 0, 8192, float(row["prompt_time"])))
     return Job(
         _profile(
             f"{hardware}-llama2-70b-tp{tp}", "meta-llama/Llama-2-70b", f"{hardware}-80gb", tp, kv_tokens // 16, 256,

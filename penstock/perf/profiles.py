@@ -5,6 +5,7 @@ measurements beside them. Their sources and licences are in `penstock/perf/data/
 """
 
 import json
+import pathlib
 from importlib import resources
 from importlib.resources import abc
 
@@ -60,10 +61,25 @@ def list_profiles() -> list[str]:
 
 
 def load_profile(name: str) -> EngineProfile:
-    """The profile called `name`. Raises UnknownProfile, whose message lists the allowed names."""
+    """The profile called `name`, or in the file of that name where it ends in `.json`.
+
+    Raises UnknownProfile, whose message lists the allowed names or says what is wrong with the file.
+    """
+    if name.endswith(".json"):
+        return _read(pathlib.Path(name))
     if name not in (allowed := list_profiles()):
         raise UnknownProfile(f"unknown engine profile {name!r}; allowed: {', '.join(allowed)}")
     return EngineProfile.model_validate(json.loads(_directory().joinpath(f"{name}.json").read_text()))
+
+
+def _read(path: pathlib.Path) -> EngineProfile:
+    try:
+        return EngineProfile.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UnknownProfile(f"engine profile {path}: {exc}") from exc
+    except pydantic.ValidationError as exc:
+        lines = [f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in exc.errors()]
+        raise UnknownProfile(f"engine profile {path}: {'; '.join(lines)}") from exc
 
 
 def _directory() -> abc.Traversable:
