@@ -50,15 +50,17 @@ check: setup ## Format, lint, types, import contracts, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python tools/protogen.py --check
 	$(BIN)/python tools/configdoc.py --check
+	$(BIN)/python tools/crdgen.py --check
 	$(BIN)/python tools/lockcheck.py
 
 format: setup ## Formats the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: setup ## Writes the generated files (protos, configuration reference)
+generate: setup ## Writes the generated files (protos, configuration reference, custom resources)
 	$(BIN)/python tools/protogen.py
 	$(BIN)/python tools/configdoc.py
+	$(BIN)/python tools/crdgen.py
 
 lock: setup ## Resolves the dependencies anew into requirements.lock and the benchmark's
 	$(BIN)/pip install --quiet uv

@@ -1,0 +1,129 @@
+"""`ModelDeployment`: a model served by workers on a cluster."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from penstock.api.crds import base, operation, serving, values
+
+
+class Routing(base.Part):
+    """How requests find a worker."""
+
+    profile: values.Label = Field("default", description="Routing profile")
+
+
+class Spec(base.Part):
+    """What is wanted."""
+
+    RULES = (
+        base.Rule(
+            "!has(self.scaling) || (self.scaling.minReplicas <= self.replicas && "
+            "self.replicas <= self.scaling.maxReplicas)",
+            lambda it: it.scaling is None or it.scaling.min_replicas <= it.replicas <= it.scaling.max_replicas,
+            "must lie between scaling.minReplicas and scaling.maxReplicas",
+            ".replicas",
+        ),
+        base.Rule(
+            "self.engine.kind == 'sim' || has(self.model.source)",
+            lambda it: it.engine.kind == "sim" or it.model.source is not None,
+            "must name a model.source, unless engine.kind is sim",
+            ".model",
+        ),
+        base.unique("roles", "name"),
+        base.Rule(
+            "self.roles.exists(r, r.name == 'prefill') == self.roles.exists(r, r.name == 'decode')",
+            lambda it: len({"prefill", "decode"} & {role.name for role in it.roles}) != 1,
+            "prefill and decode must be given together: a request needs both",
+            ".roles",
+        ),
+        base.unique("accelerators", "profile"),
+        base.unique("slo_classes", "name"),
+    )
+
+    model: serving.Model = Field(description="The model, and where its files are")
+    replicas: int = Field(
+        1, ge=0, le=10_000, description="How many times the roles' workers run; with one role, the number of workers"
+    )
+    roles: base.Many[serving.Role] = Field(
+        (serving.Role(name="unified"),),
+        description="Stages of serving, each with its own count and hardware",
+        min_length=1,
+        max_length=8,
+        json_schema_extra=base.keyed("name"),
+    )
+    engine: serving.Engine = Field(serving.Engine(), description="The engine that the workers run")
+    accelerators: serving.Accelerators = Field((), description="Hardware, best first; none means CPU only")
+    parallelism: serving.Parallelism = Field(
+        serving.Parallelism(), description="How one worker is spread over accelerators and nodes"
+    )
+    hosting: Literal["Pods", "RayServe"] = Field(
+        "Pods", description="Pods of their own (a RayCluster where a worker spans nodes), or a RayService"
+    )
+    slo_classes: base.Many[operation.SloClass] = Field(
+        (), description="Latency targets", max_length=16, json_schema_extra=base.keyed("name")
+    )
+    priority: values.Priority = Field(
+        0, description="Against other deployments when hardware is short; lower goes first"
+    )
+    routing: Routing = Field(Routing(), description="How requests find a worker")
+    scaling: operation.Scaling | None = Field(
+        None, description="Bounds within which replicas is changed; none: by hand"
+    )
+    kv_cache: operation.KvCache = Field(operation.KvCache(), description="The KV cache of the workers")
+    drain: operation.Drain = Field(operation.Drain(), description="How a worker stops")
+    rollout: operation.Rollout = Field(operation.Rollout(), description="How workers are replaced")
+    placement: operation.Placement = Field(operation.Placement(), description="Where the workers may run")
+
+
+class RoleStatus(base.Part):
+    """The workers of one role."""
+
+    name: values.RoleName = Field(description="Name of the role")
+    wanted: int = Field(0, ge=0, description="Workers that are wanted")
+    present: int = Field(0, ge=0, description="Workers that exist, in any state")
+    ready: int = Field(0, ge=0, description="Workers that take requests")
+    updated: int = Field(0, ge=0, description="Workers of the newest revision")
+    accelerator: str = Field("", description="AcceleratorProfile that new workers are placed on", max_length=253)
+
+
+class Status(base.Status):
+    """What is there."""
+
+    replicas: int = Field(0, ge=0, description="Replicas that exist in full, ready or not")
+    ready_replicas: int = Field(0, ge=0, description="Replicas whose workers all take requests")
+    workers: str = Field("", description="Ready and wanted workers, as 3/4", max_length=32)
+    selector: str = Field("", description="Label selector of the workers' Pods, for the scale subresource")
+    roles: base.Many[RoleStatus] = Field(
+        (), description="Workers by role", max_length=8, json_schema_extra=base.keyed("name")
+    )
+    revision: str = Field("", description="Revision that all workers have, or had before the roll-out", max_length=63)
+    update_revision: str = Field("", description="Revision that is being rolled out", max_length=63)
+
+
+class ModelDeployment(base.Resource):
+    """A model served by workers on this cluster: what it is, what it runs on, how it is scaled, rolled out, stopped."""
+
+    KIND: ClassVar[base.Kind] = base.Kind(
+        "modeldeployments",
+        "md",
+        True,
+        (
+            base.Column("Model", ".spec.model.name", description="Name that clients ask for"),
+            base.Column("Ready", '.status.conditions[?(@.type=="Ready")].status', description="Whether it serves"),
+            base.Column("Workers", ".status.workers", description="Ready and wanted workers"),
+            base.Column("Replicas", ".spec.replicas", "integer", "Replicas that are wanted"),
+            base.Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', description="Why it is so"),
+            base.Column("Engine", ".spec.engine.kind", description="Engine", wide=True),
+            base.Column("Revision", ".status.revision", description="Revision of the workers", wide=True),
+            base.Column("Age", ".metadata.creationTimestamp", "date", "Time since it was made"),
+        ),
+        (".spec.model.name", ".spec.engine.kind"),
+        scaled=True,
+    )
+
+    kind: Literal["ModelDeployment"] = Field("ModelDeployment", description="ModelDeployment")
+    spec: Spec = Field(description="What is wanted")
+    status: Status = Field(Status(), description="What is there; written by the operator")
