@@ -108,7 +108,8 @@ class Cluster:
         there_s = self.clock.now_s + self._latency_s
         if there.ready:
             there.calls[call] = None
-            self.at(there_s + there.frontend_s, self._enter, call, call.attempts)
+            before_s = there.profile.before_engine_ms(call.request.input_tokens) / 1000.0
+            self.at(there_s + before_s, self._enter, call, call.attempts)
             if there.hung:
                 self.on_silence(door, there)
         else:

@@ -23,7 +23,6 @@ class Worker:
         "end_s",
         "engine",
         "evicted_before",
-        "frontend_s",
         "generation",
         "hung",
         "id",
@@ -57,7 +56,6 @@ class Worker:
         self.record = record
         self.profile = profile
         self.engine = model
-        self.frontend_s = profile.frontend_ms / 1000.0
         self.watts = power.of(profile)
         # Rises whenever what is scheduled for it no longer holds.
         self.generation = 0

@@ -19,10 +19,16 @@ def job(found: measure.Measured, profile: dict[str, object], chunk_tokens: int) 
     ]
     if len(points) < _LEAST_POINTS or not found.prefills or not found.decodes:
         raise measure.CalibrateError(
-            f"{len(found.prefills)} prefills and {len(found.decodes)} batches were measured; it takes {_LEAST_POINTS}"
+            f"{len(found.prefills)} prefills and {len(found.decodes)} batches were measured; it takes {_LEAST_POINTS}. "
+            "A batch is left out where hardly any tokens were generated together: the server runs fewer at once, does not know "
+            "ignore_eos, or is busy"
         )
-    # A step's fixed cost and the reading of the weights pass for each other.
-    return fit.Job(profile, points, _start(found), frozenset({"c"}))
+    start = _start(found)
+    # A step's fixed cost and the reading of the weights pass for each other, and so do a token's time in the frontend and in
+    # the engine, unless there are prompts that the frontend had to read and the engine had not.
+    if not found.cached_known:
+        del start["frontend_ms_per_token"]
+    return fit.Job(profile, points, start, frozenset({"c"}))
 
 
 def _start(found: measure.Measured) -> dict[str, float]:
@@ -40,6 +46,7 @@ def _start(found: measure.Measured) -> dict[str, float]:
         "kappa": max(0.1 * step_ms / max(1.0, kv), 1e-9),
         "q": max(0.3 * slope / max(1, longest.uncached_tokens), 1e-10),
         "frontend_ms": max(0.1, first_ms - step_ms),
+        "frontend_ms_per_token": 0.1 * slope,
     }
 
 

@@ -7,7 +7,6 @@ lengths. The server has to be idle otherwise.
 
 from __future__ import annotations
 
-import array
 import asyncio
 import dataclasses
 import statistics
@@ -16,14 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 import orjson
 
-from controller.replay import answer, connection, fetch, target
-from penstock.report import outcome
+from controller.calibrate import chunks
+from controller.replay import connection, fetch, target
 from penstock.workload import prompts, request
 
 _PATH = "/v1/completions"
 _PROBE_TOKENS = 64
-# Below this many tokens in common there is no mean gap to speak of.
-_LEAST_COMMON = 8
+# With fewer chunks of each while all generate, there is no mean gap to speak of.
+_LEAST_COMMON = 16
+# A quick engine ends the first answers before it begins the last: longer answers, up to so many times.
+LONGER = 8
+# Shorter prompts are computed in no time.
+_WORTH_CACHING = 128
 
 
 class CalibrateError(Exception):
@@ -74,11 +77,10 @@ class Measured:
     cached_known: bool
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Got:
-    found: outcome.Outcome
-    times_s: list[float]
-    """When each chunk of content came."""
+    sent_s: float
+    found: chunks.Chunks
 
 
 class _Client:
@@ -140,36 +142,26 @@ class _Client:
 
     async def _one(self, on: connection.Connection, text: str, output_tokens: int) -> _Got:
         plan = self._plan
-        done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        found = outcome.Outcome(0, "calibrate", 0.0, 0)
-        gaps: array.array[float] = array.array("d")
         fields = {
             "model": plan.model,
             "prompt": text,
             "max_tokens": output_tokens,
-            "temperature": 0,
             "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-
-        def ended(_: answer.Answer, error: str | None, any_byte: bool) -> None:
-            if not done.done():
-                done.set_result(error)
-
         body = orjson.dumps(fields)
-        found.sent_s = time.perf_counter()
-        on.send(plan.to.head("POST", _PATH, plan.headers), body, answer.Answer(found, time.perf_counter, gaps, ended))
-        error = await done
-        found.end_s = time.perf_counter()
+        found = chunks.Chunks(time.perf_counter)
+        sent_s = time.perf_counter()
+        on.send(plan.to.head("POST", _PATH, plan.headers), body, found)
+        error = await found.done or (None if found.times_s else "no chunk of the answer has a choice")
         if error is not None:
             raise CalibrateError(
                 f"{plan.to.authority}: a completion of {len(text):,} bytes and {output_tokens} tokens: {error}"
             )
-        times = [] if found.first_s is None else [found.first_s]
-        for gap in gaps:
-            times.append(times[-1] + gap)
-        return _Got(found, times)
+        if not found.prompt_tokens:
+            raise CalibrateError(f"{plan.to.authority}: its answers have no usage.prompt_tokens")
+        return _Got(sent_s, found)
 
 
 async def measure(plan: Plan, on_step: Callable[[int, int], None] = lambda done, of: None) -> Measured:
@@ -195,7 +187,9 @@ async def measure(plan: Plan, on_step: Callable[[int, int], None] = lambda done,
                 prefills.setdefault((tokens, context), []).append(prefill)
             on_step(done := done + 1, steps)
         for batch, tokens in batches:
-            decodes.setdefault((batch, tokens), []).append(await _decode(client, batch, tokens, plan))
+            decode = await _decode(client, batch, tokens, plan)
+            if decode is not None:
+                decodes.setdefault((batch, tokens), []).append(decode)
             on_step(done := done + 1, steps)
     return Measured(
         tuple(
@@ -217,31 +211,42 @@ async def _prefill(client: _Client, tokens: int, context: int) -> Prefill | None
         await client.ask(before, 1)
     got = await client.ask(before + client.prompt(tokens), 1)
     found = got.found
-    if found.ttft_s is None or not found.prompt_tokens:
-        raise CalibrateError("an answer came without a first token, or without usage.prompt_tokens")
-    cached = found.cached_tokens
+    cached = found.cached_tokens or 0
     if context and not cached:
         return None
-    return Prefill(found.prompt_tokens - (cached or 0), cached or 0, found.ttft_s * 1000.0)
+    return Prefill(found.prompt_tokens - cached, cached, (found.times_s[0] - got.sent_s) * 1000.0)
 
 
-async def _decode(client: _Client, batch: int, tokens: int, plan: Plan) -> Decode:
-    every = await client.together([client.prompt(tokens) for _ in range(batch)], plan.output_tokens)
-    begin_s = max(each.times_s[0] for each in every if each.times_s)
-    end_s = min(each.times_s[-1] for each in every if each.times_s)
+async def _decode(client: _Client, batch: int, tokens: int, plan: Plan) -> Decode | None:
+    """None where even long answers were not generated together, chunk by chunk."""
+    texts = [client.prompt(tokens) for _ in range(batch)]
+    if tokens >= _WORTH_CACHING:
+        # So that they begin to decode nearly at once, rather than one prefill after the other.
+        for text in texts:
+            await client.ask(text, 1)
+    longer = 1
+    while True:
+        found = _common([got.found for got in await client.together(texts, longer * plan.output_tokens)])
+        if found is not None or longer >= LONGER:
+            return found
+        longer *= 2
+
+
+def _common(every: Sequence[chunks.Chunks]) -> Decode | None:
+    """The mean step while all of them generate; None where that is too short a time."""
+    begin_s = max(each.times_s[0] for each in every)
+    end_s = min(each.times_s[-1] for each in every)
     common = kv_tokens = 0.0
+    seen = 0
     for each in every:
-        found = each.found
-        generated = found.completion_tokens or found.chunks
         # A chunk may hold several tokens.
-        per_chunk = generated / max(1, found.chunks)
+        per_chunk = (each.completion_tokens or len(each.times_s)) / len(each.times_s)
         before = sum(at <= begin_s for at in each.times_s)
         within = sum(begin_s < at <= end_s for at in each.times_s)
+        seen += within
         common += within * per_chunk
-        kv_tokens += (found.prompt_tokens or 0) + (before + within / 2) * per_chunk
-    if common < batch * _LEAST_COMMON:
-        raise CalibrateError(
-            f"{batch} requests of {plan.output_tokens} tokens generated {common:.0f} of them together: the server runs "
-            "fewer at once, or it does not know ignore_eos. Give a smaller --max-batch, or more --output-tokens"
-        )
-    return Decode(batch, round(kv_tokens), (end_s - begin_s) * 1000.0 / (common / batch))
+        kv_tokens += each.prompt_tokens + (before + within / 2) * per_chunk
+    # Chunks are counted, not tokens: where a busy server sends many tokens in one, their times are not known.
+    if seen < len(every) * _LEAST_COMMON:
+        return None
+    return Decode(len(every), round(kv_tokens), (end_s - begin_s) * 1000.0 / (common / len(every)))

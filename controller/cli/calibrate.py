@@ -103,7 +103,7 @@ async def _run(
 def _plan(
     to: target.Target, headers: dict[str, str], model: str, told: server.Told, given: dict[str, Any]
 ) -> measure.Plan:
-    room = (told.max_model_len or 1 << 30) - given["output_tokens"] - _MARGIN_TOKENS
+    room = (told.max_model_len or 1 << 30) - measure.LONGER * given["output_tokens"] - _MARGIN_TOKENS
     longest = min(given["max_prompt"] or 8192, room)
     if longest < 4 * _SHORTEST_TOKENS:
         raise target.TargetError(
@@ -132,6 +132,6 @@ def _show(found: measure.Measured, made: perf.EngineProfile) -> None:
     click.echo(
         f"{made.name}: {made.fit.points} points, mean error {made.fit.error:.1%}; {made.fit.held_back} kept out of the fit, "
         f"{made.fit.held_back_error:.1%}. w0 {step.w0:g}, b {step.b:g}, s {step.s:g}, kappa {step.kappa:g}, q {step.q:g}, "
-        f"frontend {made.frontend_ms:g} ms",
+        f"frontend {made.frontend_ms:g} ms and {made.frontend_ms_per_token:g} per token",
         err=True,
     )

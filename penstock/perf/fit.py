@@ -23,14 +23,17 @@ _NAMES = ("c", "w0", "b", "s", "kappa", "q")
 _FLOOR = 1e-12
 _H200_MAX_SEQS = 1024
 
+Frontend = Callable[[int], float]
+"""Prompt tokens -> time outside the steps, ms."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """One measured time, and what the model says for it."""
 
     measured_ms: float
-    predict: Callable[[step_model.StepModel, float], float]
-    """(step model, frontend ms) -> ms."""
+    predict: Callable[[step_model.StepModel, Frontend], float]
+    """(step model, prompt tokens -> frontend ms) -> ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Job:
     """The profile's fields that are not fitted."""
     points: Sequence[Point]
     start: dict[str, float]
-    """Where the search begins: the coefficients and `frontend_ms`."""
+    """Where the search begins: the coefficients, `frontend_ms`, and `frontend_ms_per_token` where it is not zero."""
     fixed: frozenset[str] = frozenset()
     """Those of `start` that the data cannot tell, and that stay as they are."""
 
@@ -52,14 +55,17 @@ def fit(job: Job) -> profiles.EngineProfile:
     used = [point for index, point in enumerate(job.points) if index % _HOLD_BACK_EVERY != 2]
     free = [name for name in job.start if name not in job.fixed]
     found = _search(lambda values: _residuals(job, free, values, used), np.log([job.start[name] for name in free]))
-    model, frontend_ms = _model(job, free, found)
+    model, frontend_ms, per_token_ms = _model(job, free, found)
+    frontend = _frontend(frontend_ms, per_token_ms)
     report = profiles.FitReport(
         points=len(used),
         held_back=len(held),
-        error=round(_error(used, model, frontend_ms), 4),
-        held_back_error=round(_error(held, model, frontend_ms), 4),
+        error=round(_error(used, model, frontend), 4),
+        held_back_error=round(_error(held, model, frontend), 4),
     )
     fields = job.profile | {"step": model, "frontend_ms": frontend_ms, "fit": report}
+    if per_token_ms:
+        fields["frontend_ms_per_token"] = per_token_ms
     return profiles.EngineProfile.model_validate(fields)
 
 
@@ -88,10 +94,15 @@ def _search(
     return at
 
 
-def _model(job: Job, free: Sequence[str], logs: npt.NDArray[np.float64]) -> tuple[step_model.StepModel, float]:
+def _frontend(fixed_ms: float, per_token_ms: float) -> Frontend:
+    return lambda tokens: fixed_ms + per_token_ms * tokens
+
+
+def _model(job: Job, free: Sequence[str], logs: npt.NDArray[np.float64]) -> tuple[step_model.StepModel, float, float]:
     values = job.start | dict(zip(free, np.exp(logs).tolist(), strict=True))
     rounded = {name: 0.0 if value < _FLOOR else float(f"{value:.5g}") for name, value in values.items()}
-    return step_model.StepModel(**{name: rounded[name] for name in _NAMES}), rounded["frontend_ms"]
+    model = step_model.StepModel(**{name: rounded[name] for name in _NAMES})
+    return model, rounded["frontend_ms"], rounded.get("frontend_ms_per_token", 0.0)
 
 
 def _residuals(
@@ -99,12 +110,13 @@ def _residuals(
 ) -> npt.NDArray[np.float64]:
     values = job.start | dict(zip(free, np.exp(logs).tolist(), strict=True))
     model = step_model.StepModel.model_construct(**{name: values[name] for name in _NAMES})
-    said = [point.predict(model, values["frontend_ms"]) / point.measured_ms - 1.0 for point in points]
+    frontend = _frontend(values["frontend_ms"], values.get("frontend_ms_per_token", 0.0))
+    said = [point.predict(model, frontend) / point.measured_ms - 1.0 for point in points]
     return np.array(said)
 
 
-def _error(points: Sequence[Point], model: step_model.StepModel, frontend_ms: float) -> float:
-    return float(np.mean([abs(point.predict(model, frontend_ms) / point.measured_ms - 1.0) for point in points]))
+def _error(points: Sequence[Point], model: step_model.StepModel, frontend: Frontend) -> float:
+    return float(np.mean([abs(point.predict(model, frontend) / point.measured_ms - 1.0) for point in points]))
 
 
 # --- the sources ---
@@ -113,8 +125,8 @@ def _error(points: Sequence[Point], model: step_model.StepModel, frontend_ms: fl
 def prefill_point(tokens: int, cached_tokens: int, chunk_tokens: int, measured_ms: float) -> Point:
     """Time to the first token of a request alone, `tokens` of whose prompt are computed behind `cached_tokens`."""
 
-    def predict(model: step_model.StepModel, frontend_ms: float) -> float:
-        return frontend_ms + model.prefill_ms(tokens, cached_tokens, chunk_tokens)
+    def predict(model: step_model.StepModel, frontend: Frontend) -> float:
+        return frontend(tokens + cached_tokens) + model.prefill_ms(tokens, cached_tokens, chunk_tokens)
 
     return Point(measured_ms, predict)
 
@@ -131,7 +143,7 @@ def _steady_point(seqs: int, prompt: int, output: int, chunk_tokens: int, measur
     that the prefill of the others adds to them.
     """
 
-    def predict(model: step_model.StepModel, _: float) -> float:
+    def predict(model: step_model.StepModel, _: Frontend) -> float:
         decode_ms = model.decode_step_ms(seqs, seqs * (prompt + output // 2))
         bare_ms = model.total_ms(seqs, seqs, 0, 0.0)
         full, rest = divmod(prompt, chunk_tokens)

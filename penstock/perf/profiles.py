@@ -44,10 +44,17 @@ class EngineProfile(pydantic.BaseModel):
     max_num_batched_tokens: int = pydantic.Field(ge=1, description="tokens per step at most")
     max_num_seqs: int = pydantic.Field(ge=1, description="sequences running at most")
     frontend_ms: float = pydantic.Field(ge=0, description="HTTP, tokenising and detokenising outside the steps, ms")
+    frontend_ms_per_token: float = pydantic.Field(
+        default=0.0, ge=0, description="what of it grows with the prompt, cached or not, ms per token"
+    )
     synthetic: bool = pydantic.Field(default=False, description="made up, not measured")
     source: str
     licence: str
     fit: FitReport | None = None
+
+    def before_engine_ms(self, prompt_tokens: int) -> float:
+        """Time from a request's arrival until the scheduler has it, ms."""
+        return self.frontend_ms + self.frontend_ms_per_token * prompt_tokens
 
     @property
     def kv_tokens(self) -> int:

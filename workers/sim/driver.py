@@ -70,14 +70,15 @@ class Driver:
         measured: metrics.Metrics,
         *,
         speed: float,
-        frontend_s: float,
+        before_engine_ms: Callable[[int], float],
         publish: Callable[[Sequence[types.KvEvent]], None] | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = model
         self._metrics = measured
         self._speed = speed
-        self._frontend_s = frontend_s
+        # Prompt tokens -> ms until the engine has the request.
+        self._before_engine_ms = before_engine_ms
         self._publish = publish
         self._clock = clock
         self._streams: dict[str, Stream] = {}
@@ -108,8 +109,9 @@ class Driver:
         self.engine.check(request)
         stream = Stream(request, self._clock(), streaming, finish_reason)
         self._streams[request.id] = stream
-        if self._frontend_s:
-            asyncio.get_running_loop().call_later(self._frontend_s / self._speed, self._enter, stream)
+        before_ms = self._before_engine_ms(request.prompt_tokens)
+        if before_ms:
+            asyncio.get_running_loop().call_later(before_ms / 1000.0 / self._speed, self._enter, stream)
         else:
             self._enter(stream)
         return stream

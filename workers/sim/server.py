@@ -43,7 +43,7 @@ class SimServer:
         self._engine = engine.Engine(_engine_config(config, profile), profile.step, slowdown=config.slowdown)
         self._planner = prompts.Planner(config, self._engine.config.block_size)
         self._metrics = metrics.Metrics(config.model)
-        self._frontend_s = profile.frontend_ms / 1000.0
+        self._before_engine_ms = profile.before_engine_ms
         self._driver: driver.Driver | None = None
         self._publisher: kv_publisher.KvPublisher | None = None
         self._server: _Server | None = None
@@ -99,7 +99,7 @@ class SimServer:
             self._engine,
             self._metrics,
             speed=self.settings.speed,
-            frontend_s=self._frontend_s,
+            before_engine_ms=self._before_engine_ms,
             publish=publish,
         )
         self._driver.start()

@@ -53,7 +53,7 @@ def test_the_shipped_profile_meets_the_points_kept_out_of_its_fit(job: fit.Job) 
     """The profile in the package predicts the held-back measurements to 10 % in the mean."""
     profile = perf.load_profile(str(job.profile["name"]))
     held = [point for index, point in enumerate(job.points) if index % 5 == 2]
-    off = [abs(point.predict(profile.step, profile.frontend_ms) / point.measured_ms - 1) for point in held]
+    off = [abs(point.predict(profile.step, profile.before_engine_ms) / point.measured_ms - 1) for point in held]
     assert profile.fit is not None and len(held) == profile.fit.held_back
     assert np.mean(off) < 0.10
     assert np.mean(off) == pytest.approx(profile.fit.held_back_error, abs=0.002)
@@ -63,7 +63,7 @@ def test_prompt_attention_of_the_h200_is_that_of_its_prompts() -> None:
     """Errors on prompts of 3,000 tokens and more have no slope: neither short nor long ones are all too quick."""
     profile = perf.load_profile("h200-llama3.1-8b-fp8")
     prompts = fit.h200_job().points[3:17]
-    off = [point.predict(profile.step, profile.frontend_ms) / point.measured_ms - 1 for point in prompts]
+    off = [point.predict(profile.step, profile.before_engine_ms) / point.measured_ms - 1 for point in prompts]
     assert max(map(abs, off)) < 0.08
     assert abs(np.mean(off[:7]) - np.mean(off[7:])) < 0.03
 
