@@ -69,8 +69,8 @@ class Call:
 
     __slots__ = (
         "attempts", "backend", "decoding", "end_s", "error", "features", "first_s", "gateway", "hashes", "job", "paused_s",
-        "pool", "predicted_cached", "prefill", "profile", "prompt_tokens", "queued_tokens", "request", "request_id", "sent_ms",
-        "sent_s", "session", "tenant", "tried", "worker",
+        "pool", "predicted_cached", "prefill", "profile", "prompt_tokens", "queued_ms", "queued_tokens", "request",
+        "request_id", "sent_ms", "sent_s", "session", "tenant", "tried", "worker",
     )  # fmt: skip
 
     def __init__(self, request: requests.Request, feature: Feature, pool: fleet.ModelPool | None, now_s: float) -> None:
@@ -88,6 +88,7 @@ class Call:
         self.predicted_cached = 0
         self.prompt_tokens = 0
         self.queued_tokens = 0
+        self.queued_ms = 0.0
         self.sent_ms = 0.0
         self.prefill: list[typing.Any] | None = None
         # Of the simulation.

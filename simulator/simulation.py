@@ -15,8 +15,12 @@ from simulator import cluster, exchange, faults, fleet, gateways, generate, requ
 BIN_S = 10.0
 
 
-def run(told: scenario.Scenario, found: Iterable[request.TraceRequest] | None = None) -> results.Result:
-    """Play a scenario. `found` replaces its workload, read before.
+def run(
+    told: scenario.Scenario,
+    found: Iterable[request.TraceRequest] | None = None,
+    profile: profiles.Profile | None = None,
+) -> results.Result:
+    """Play a scenario. `found` replaces its workload, read before; `profile` the gateways' policy, as in an experiment.
 
     Raises scenario.ScenarioError, and `request.TraceError` where its trace cannot be read.
     """
@@ -38,7 +42,7 @@ def run(told: scenario.Scenario, found: Iterable[request.TraceRequest] | None = 
         gateways.Gateway(
             f"gw-{number}",
             clock,
-            profiles.by_name(told.gateways.policy),
+            profile or profiles.by_name(told.gateways.policy),
             cut,
             told.gateways.index_budget_bytes,
             by_model,

@@ -75,6 +75,9 @@ class EndpointLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
     kv_tokens: int
     # Of `running`, those whose prompt is not prefilled yet.
     waiting: int = 0
+    # Time until those are prefilled, and how busy prefills keep the endpoint (`router.policy.types.Endpoint.busy_ms`), ms.
+    queued_ms: float = 0.0
+    busy_ms: float = 0.0
 
 
 class GatewayDelta(msgspec.Struct, array_like=True, frozen=True):

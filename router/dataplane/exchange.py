@@ -35,7 +35,7 @@ class Exchange(upstream.Listener):
         "attempts", "backend", "chunks", "connecting", "connection", "features", "first_byte_ms", "front", "gateway",
         "hashes", "head", "held", "keep_upstream", "last_tick", "pool", "predicted_cached", "prefill", "prior",
         "profile",
-        "prompt_tokens", "queued_tokens", "received", "remaining", "request", "request_id", "scanner", "sent_ms",
+        "prompt_tokens", "queued_ms", "queued_tokens", "received", "remaining", "request", "request_id", "scanner", "sent_ms",
         "session", "started_ms", "started_tick", "state", "tail", "tenant", "tried", "wrote",
     )  # fmt: skip
 
@@ -71,6 +71,7 @@ class Exchange(upstream.Listener):
         self.prefill: list[Any] | None = None
         self.prompt_tokens = 0
         self.queued_tokens = 0
+        self.queued_ms = 0.0
         self.sent_ms = 0.0
         self.started_ms = owner.now_ms()
         self.started_tick = self.last_tick = owner.tick

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from penstock.api.types import EngineSpeed, WorkerRecord, WorkerState
 from router.dataplane import upstream
 from router.index import blocks, prefix
-from router.policy import scorers, types
+from router.policy import types
 
 BUCKETS = 48
 # The gateway's coarse time: limits, probes and ages count in it.
@@ -22,6 +22,9 @@ TICK_S = 0.25
 ASSUMED_SPEED = EngineSpeed(base_ms=10.0, ms_per_token=0.022, ms_per_seq=0.02)
 DEFAULT_BYTES_PER_TOKEN = 4.0
 _RATIO_WEIGHT = 0.02
+# Length of an answer until answers have been seen, and the weight of each.
+DEFAULT_OUTPUT_TOKENS = 256.0
+_OUTPUT_WEIGHT = 0.02
 
 
 class Health(enum.StrEnum):
@@ -63,7 +66,7 @@ class ModelPool:
         self.members: dict[str, Backend] = {}
         self.bits = 0
         self.bytes_per_token = DEFAULT_BYTES_PER_TOKEN
-        self.observed = types.Observed((), 0, (), [], self.tokens_at, shortlist)
+        self.observed = types.Observed((), 0, (), [], self.tokens_at, shortlist, 0.0, 0, TICK_S, DEFAULT_OUTPUT_TOKENS)
 
     def tokens_at(self, count: int) -> int:
         """Tokens that the first `count` blocks of a prompt stand for."""
@@ -74,6 +77,11 @@ class ModelPool:
         if prompt_tokens >= 16 and prompt_bytes >= 64:
             ratio = min(64.0, max(0.5, prompt_bytes / prompt_tokens))
             self.bytes_per_token += _RATIO_WEIGHT * (ratio - self.bytes_per_token)
+
+    def learn_output(self, output_tokens: int) -> None:
+        """Keeps the running mean of the length of answers."""
+        observed = self.observed
+        observed.output_tokens += _OUTPUT_WEIGHT * (output_tokens - observed.output_tokens)
 
 
 class Fleet:
@@ -189,10 +197,10 @@ class Fleet:
         """The endpoint has, or is about to compute, these blocks. `tick` counts `TICK_S`."""
         index = self.index
         index.insert(backend.slot, hashes, tick)
-        room_bytes, age_ticks = index.room_of(backend.slot)
+        room_bytes, oldest_tick = index.room_of(backend.slot)
         if room_bytes is not None and backend.pools:
             backend.free_tokens = room_bytes / backend.pools[0].bytes_per_token
-            backend.evict_weight = scorers.evict_weight(None if age_ticks is None else age_ticks * TICK_S)
+            backend.oldest_tick = oldest_tick
 
     def touch(self, backend: types.Endpoint) -> None:
         """Puts an endpoint into the class of its present load. To be called after each change of it."""

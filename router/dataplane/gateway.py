@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TICK_S = fleet.TICK_S
 # What was placed is made older in steps of at least this many ticks.
-_FADE_TICKS = 40
+_FADE_TICKS = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -154,6 +154,8 @@ class Gateway:
             observed.levels = self.fleet.index.match(ex.hashes, observed.bits)
         else:
             observed.levels = [(0, observed.bits)]
+        observed.now_ms = now_ms
+        observed.tick = self.tick
         request = types.Request(prompt_tokens, ex.hashes, ex.session, feature.max_tokens)
         decision = profile.decide(request, observed, pool.state)
         pool.state = decision.state
@@ -177,17 +179,22 @@ class Gateway:
         ex.predicted_cached = cached
         ex.prompt_tokens = prompt
         ex.queued_tokens = uncached
+        ex.queued_ms = prefill_ms = backend.prefill_ms(uncached, cached)
         ex.sent_ms = now_ms
         if not ex.features.stream:
             # Only a stream says when its prefill is over; for the rest it is predicted.
-            eta = now_ms + backend.wait_ms() + backend.base_ms + uncached * backend.ms_per_token
+            eta = now_ms + backend.wait_ms(now_ms) + backend.base_ms + prefill_ms
             ex.prefill = prefill = [eta, next(self._order), ex]
             heapq.heappush(self._prefills, prefill)
+        if not backend.waiting:
+            backend.queued_ms = 0.0
+            backend.prefill_since_ms = now_ms
+        backend.queued_ms += prefill_ms
         backend.queued_tokens += uncached
         backend.waiting += 1
         backend.running += 1
         backend.kv_tokens += prompt
-        backend.placed(prompt, uncached)
+        backend.placed(prompt, uncached, prefill_ms)
         backend.active.add(ex)
         hashes = ex.hashes
         if hashes:
@@ -200,10 +207,16 @@ class Gateway:
         """The prompt of `ex` is prefilled: it decodes from now on."""
         backend = ex.backend
         if backend is not None and ex.queued_tokens:
-            backend.queued_tokens -= ex.queued_tokens
-            backend.waiting -= 1
-            ex.queued_tokens = 0
+            self._unqueue(ex, backend)
             self.fleet.touch(backend)
+
+    def _unqueue(self, ex: exchange.Exchange, backend: fleet.Backend) -> None:
+        """`ex` waits for its prefill no longer; what is queued behind it is begun now."""
+        backend.queued_tokens -= ex.queued_tokens
+        backend.queued_ms -= ex.queued_ms
+        backend.waiting -= 1
+        backend.prefill_since_ms = self.now_ms()
+        ex.queued_tokens = 0
 
     def release(self, ex: exchange.Exchange) -> None:
         """`ex` has left its endpoint, whatever the reason."""
@@ -215,9 +228,7 @@ class Gateway:
         if prefill is not None:
             prefill[2] = None
         if ex.queued_tokens:
-            backend.queued_tokens -= ex.queued_tokens
-            backend.waiting -= 1
-            ex.queued_tokens = 0
+            self._unqueue(ex, backend)
         backend.running -= 1
         backend.kv_tokens -= ex.prompt_tokens
         backend.active.discard(ex)
@@ -233,10 +244,11 @@ class Gateway:
 
     def fade(self) -> None:
         """Takes what was placed as older by the time since this was last done."""
-        factor = math.exp((self._faded_tick - self.tick) * TICK_S / types.RECENT_S)
+        passed_s = (self.tick - self._faded_tick) * TICK_S
+        factor, busy_factor = math.exp(-passed_s / types.RECENT_S), math.exp(-passed_s / types.BUSY_S)
         self._faded_tick = self.tick
         for backend in self.fleet.backends.values():
-            backend.fade(factor)
+            backend.fade(factor, busy_factor)
 
     def learn(self, ex: exchange.Exchange, backend: fleet.Backend, found: usage.Usage) -> None:
         """Takes what an engine reported of a prompt: tokens per byte, and how much was really cached."""
@@ -246,6 +258,8 @@ class Gateway:
         pool = ex.pool
         if pool is None:
             return
+        if found.completion_tokens is not None:
+            pool.learn_output(found.completion_tokens)
         if not feature.is_tokens:
             pool.learn_ratio(len(feature.text), prompt_tokens)
         if cached_tokens is not None and self.fleet.backends.get(backend.id) is backend:

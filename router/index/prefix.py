@@ -18,7 +18,7 @@ BYTES_PER_ENTRY = 190
 class EndpointBlocks:
     """One endpoint's share of the index."""
 
-    __slots__ = ("bit", "capacity_bytes", "eviction_age", "held_bytes", "limit_bytes", "lru")
+    __slots__ = ("bit", "capacity_bytes", "held_bytes", "limit_bytes", "lru", "oldest_tick")
 
     def __init__(self, bit: int, capacity_bytes: int | None) -> None:
         self.bit = bit
@@ -29,8 +29,8 @@ class EndpointBlocks:
         self.capacity_bytes = capacity_bytes
         # What is kept of it: shrinks while the engine reports fewer cached tokens than the index predicts.
         self.limit_bytes = capacity_bytes
-        # How old the last evicted block was, in units of the caller's ticks; None while nothing was evicted.
-        self.eviction_age: int | None = None
+        # When the oldest block that was left by the last eviction had been used; None while nothing was evicted.
+        self.oldest_tick: int | None = None
 
 
 class PrefixIndex:
@@ -173,9 +173,11 @@ class PrefixIndex:
         return held.held_bytes / held.capacity_bytes if held.capacity_bytes else None
 
     def room_of(self, slot: int) -> tuple[int | None, int | None]:
-        """Bytes of text that the endpoint takes before it evicts (None: unknown), and the age of what it evicts, in ticks."""
+        """Bytes of text that the endpoint takes before it evicts (None: unknown), and since when it has not used what it
+        would evict, in the caller's ticks (None: it has not evicted yet).
+        """
         held = self._endpoints[slot]
-        return None if held.limit_bytes is None else held.limit_bytes - held.held_bytes, held.eviction_age
+        return None if held.limit_bytes is None else held.limit_bytes - held.held_bytes, held.oldest_tick
 
     def export(self, slot: int) -> list[int]:
         """The endpoint's blocks, least recently used first."""
@@ -234,14 +236,14 @@ class PrefixIndex:
         holders = self._holders
         inverse = ~held.bit
         doomed: list[int] = []
-        stamped = -1
         for block, stamped in lru.items():
             if len(doomed) >= count or held.held_bytes <= until_bytes:
+                held.oldest_tick = stamped >> 16
                 break
             doomed.append(block)
             held.held_bytes -= stamped & 0xFFFF
-        if doomed:
-            held.eviction_age = max(0, self.tick - (stamped >> 16))
+        else:
+            held.oldest_tick = self.tick
         for block in doomed:
             del lru[block]
             left = holders[block] & inverse

@@ -39,25 +39,26 @@ class Profile:
 
 
 def default(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
-    """Lowest predicted cost in ms: this prompt's time to first token, and what its placement pushes out.
+    """Lowest predicted cost in ms of everything that a placement does (`router.policy.scorers`). Equals are taken in turn.
 
-    ms = wait for the prompts queued there + prefill of this prompt's uncached tokens + what decoding adds to that step
-    + time to compute again what is evicted, weighted by how young it is. Equals are taken in turn.
+    ms = wait for what is before it + prefill of its uncached tokens + what slower streams are worth, its own and the others'
+    + what it is worth that they stand still for its prefill + time to compute again what is evicted.
     """
     candidates = filters.promising(request, observed)
     matched = filters.matched_tokens(observed, candidates)
-    waits = scorers.wait_ms(candidates)
+    waits = scorers.wait_ms(request, observed, candidates)
     prefills = scorers.prefill_ms(request, candidates, matched)
-    steps = scorers.step_ms(candidates)
-    evicts = scorers.evict_ms(request, candidates, matched)
-    totals = [waits[at] + prefills[at] + steps[at] + evicts[at] for at in range(len(candidates))]
+    streams = scorers.stream_ms(request, observed, candidates)
+    stalls = scorers.stall_ms(request, observed, candidates, matched)
+    evicts = scorers.evict_ms(request, observed, candidates, matched)
+    totals = [waits[at] + prefills[at] + streams[at] + stalls[at] + evicts[at] for at in range(len(candidates))]
     best = pickers.lowest(totals, state)
     return types.Decision(
         candidates[best],
         matched[best],
         candidates,
-        ("wait_ms", "prefill_ms", "step_ms", "evict_ms"),
-        (waits, prefills, steps, evicts),
+        ("wait_ms", "prefill_ms", "stream_ms", "stall_ms", "evict_ms"),
+        (waits, prefills, streams, stalls, evicts),
         "lowest predicted cost",
         pickers.mix(state),
     )
@@ -145,7 +146,7 @@ def session_affinity(request: types.Request, observed: types.Observed, state: in
 
 
 PROFILES: tuple[Profile, ...] = (
-    Profile(DEFAULT, default, True, "lowest predicted time to first token and eviction"),
+    Profile(DEFAULT, default, True, "lowest predicted cost of a placement"),
     Profile("least-request", least_request, False, "fewest requests in flight"),
     Profile("power-of-two", power_of_two, False, "fewer requests of two drawn"),
     Profile("prefix-cache", prefix_cache, True, "longest prefix unless overloaded"),

@@ -1,13 +1,56 @@
-"""Scorers: one number per candidate, lower is better. Those of the default are predictions in milliseconds."""
+"""Scorers: one number per candidate, lower is better. Those of the default are predictions in milliseconds.
+
+Together they are what a placement costs: this request's time to its first token, what a slower stream is worth to it and
+to those that it slows, and the work that is done again because of what it pushes out. The formulas, their constants and what
+each is worth on traces are in docs/routing.md.
+"""
 
 from __future__ import annotations
 
 from router.policy import types
 
+# What one ms more between tokens is worth, in ms of time to first token: the ratio of their usual targets (500 ms to 50 ms,
+# 2 s to 50 ms; the middle of 10 and 40).
+TTFT_MS_PER_ITL_MS = 20.0
+# A block that is evicted when it was just used is computed again about this many times; a conversation has a few turns.
+REUSES = 3.0
+# After this time without use half of that is left.
+REUSE_HALF_S = 300.0
+# Prefills of others come in lumps, which are felt in a stream's slowest gaps: they count this often.
+LUMPS = 2.0
+# A worker is never taken for busier than this with prefills: beyond it the queue says more.
+MAX_BUSY = 0.9
 
-def wait_ms(candidates: list[types.Endpoint]) -> list[float]:
-    """Time until the prompts queued at each candidate are prefilled, ms."""
-    return [(endpoint.queued_tokens + endpoint.peer_queued_tokens) * endpoint.ms_per_token for endpoint in candidates]
+
+def wait_ms(request: types.Request, observed: types.Observed, candidates: list[types.Endpoint]) -> list[float]:
+    """Time until a prompt that is sent now is begun, ms: until those before it are prefilled, and there is memory for it."""
+    now_ms = observed.now_ms
+    scores: list[float] = []
+    for endpoint in candidates:
+        wait = endpoint.own_wait_ms(now_ms) + endpoint.peer_queued_ms
+        scores.append(wait + _memory_ms(request, observed, endpoint))
+    return scores
+
+
+def _memory_ms(request: types.Request, observed: types.Observed, endpoint: types.Endpoint) -> float:
+    """Time until enough of what runs has ended for this request's KV to fit, ms.
+
+    Each running sequence has on average half of its answer, and one ends every answer's length in steps over their number.
+    """
+    running = endpoint.running + endpoint.peer_running
+    answer = observed.output_tokens
+    used = endpoint.kv_tokens + endpoint.peer_kv_tokens + 0.5 * answer * running
+    lacking = used + request.prompt_tokens + answer - endpoint.capacity_tokens
+    if lacking <= 0.0 or used <= 0.0:
+        return 0.0
+    return lacking / used * answer * (endpoint.step_base_ms + _decode_ms(endpoint))
+
+
+def _decode_ms(endpoint: types.Endpoint) -> float:
+    """What the sequences that run there add to a step, ms."""
+    running = endpoint.running + endpoint.peer_running
+    kv_tokens = endpoint.kv_tokens + endpoint.peer_kv_tokens
+    return running * endpoint.ms_per_seq + kv_tokens * endpoint.ms_per_kv_token
 
 
 def prefill_ms(request: types.Request, candidates: list[types.Endpoint], matched: list[int]) -> list[float]:
@@ -16,35 +59,71 @@ def prefill_ms(request: types.Request, candidates: list[types.Endpoint], matched
     scores: list[float] = []
     for at, endpoint in enumerate(candidates):
         cached = matched[at]
-        uncached = max(1, prompt - cached)
-        scores.append(
-            endpoint.base_ms + uncached * (endpoint.ms_per_token + endpoint.ms_per_token2 * (cached + 0.5 * uncached))
-        )
+        scores.append(endpoint.base_ms + _decode_ms(endpoint) + endpoint.prefill_ms(max(1, prompt - cached), cached))
     return scores
 
 
-def step_ms(candidates: list[types.Endpoint]) -> list[float]:
-    """What the sequences that decode at each candidate add to the step that prefills the prompt, ms."""
-    return [
-        (endpoint.running + endpoint.peer_running) * endpoint.ms_per_seq
-        + (endpoint.kv_tokens + endpoint.peer_kv_tokens) * endpoint.ms_per_kv_token
-        for endpoint in candidates
-    ]
+def stream_ms(request: types.Request, observed: types.Observed, candidates: list[types.Endpoint]) -> list[float]:
+    """What slower streams are worth, in ms of time to first token: this one's, and those that it runs beside.
+
+    A step there takes the longer the more sequences run and the more KV they read; where prefills take a share b of the time,
+    a step of t waits t x b / (1 - b) for them; and this request adds its own share to each of the others' steps.
+    """
+    prompt = request.prompt_tokens
+    scores: list[float] = []
+    for endpoint in candidates:
+        busy = (endpoint.busy_ms + endpoint.peer_busy_ms) / (types.BUSY_S * 1_000.0)
+        if busy > MAX_BUSY:
+            busy = MAX_BUSY
+        added = _decode_ms(endpoint)
+        own = added + LUMPS * (endpoint.step_base_ms + added) * busy / (1.0 - busy)
+        others = (endpoint.running + endpoint.peer_running) * (endpoint.ms_per_seq + prompt * endpoint.ms_per_kv_token)
+        scores.append(TTFT_MS_PER_ITL_MS * (own + others))
+    return scores
 
 
-def evict_ms(request: types.Request, candidates: list[types.Endpoint], matched: list[int]) -> list[float]:
-    """Time to compute again what this prompt pushes out of each candidate's cache, ms, weighted by how young that is."""
+def stall_ms(
+    request: types.Request, observed: types.Observed, candidates: list[types.Endpoint], matched: list[int]
+) -> list[float]:
+    """What it is worth that running streams stand still for this prompt's prefill, in ms of time to first token.
+
+    Each waits once for the whole prefill, which is spread over an answer's tokens.
+    """
+    prompt = request.prompt_tokens
+    each = TTFT_MS_PER_ITL_MS / max(1.0, observed.output_tokens)
+    scores: list[float] = []
+    for at, endpoint in enumerate(candidates):
+        cached = matched[at]
+        running = endpoint.running + endpoint.peer_running
+        scores.append(each * running * endpoint.prefill_ms(max(1, prompt - cached), cached) if running else 0.0)
+    return scores
+
+
+def evict_ms(
+    request: types.Request, observed: types.Observed, candidates: list[types.Endpoint], matched: list[int]
+) -> list[float]:
+    """Time to compute again what this prompt pushes out of each cache, ms, weighted by how young that is.
+
+    What is pushed out is taken to lie as deep in its prompt as this prompt's middle.
+    """
     prompt = request.prompt_tokens
     scores: list[float] = []
     for at, endpoint in enumerate(candidates):
-        pushed = prompt - matched[at] - endpoint.free_tokens
-        scores.append(pushed * endpoint.ms_per_token * endpoint.evict_weight if pushed > 0.0 else 0.0)
+        pushed: float = max(1, prompt - matched[at])
+        weight = REUSES
+        oldest = endpoint.oldest_tick
+        if oldest is None:
+            pushed -= endpoint.free_tokens
+        else:
+            weight = evict_weight((observed.tick - oldest) * observed.tick_s)
+        cost = endpoint.ms_per_token + 0.5 * endpoint.ms_per_token2 * prompt
+        scores.append(pushed * cost * weight if pushed > 0.0 else 0.0)
     return scores
 
 
-def evict_weight(age_s: float | None) -> float:
-    """Worth of a block of that age: 1 / (1 + age / 60 s). Agents and chats come back within minutes (docs/routing.md)."""
-    return 1.0 if age_s is None else 1.0 / (1.0 + age_s / 60.0)
+def evict_weight(age_s: float) -> float:
+    """How often a block is computed again that is evicted after `age_s` without use."""
+    return REUSES / (1.0 + age_s / REUSE_HALF_S) if age_s > 0.0 else REUSES
 
 
 def requests(candidates: list[types.Endpoint]) -> list[float]:

@@ -10,6 +10,8 @@ from penstock.api.types import EngineSpeed
 
 # What was placed counts as recent with a weight that falls by 1/e in this time: a sum over about the last three minutes.
 RECENT_S = 180.0
+# The same for the time that a worker's prefills take: long enough to hold several, short enough to follow a burst.
+BUSY_S = 30.0
 
 
 class Endpoint:
@@ -19,8 +21,8 @@ class Endpoint:
         "base_ms",
         "bit",
         "bucket",
+        "busy_ms",
         "capacity_tokens",
-        "evict_weight",
         "free_tokens",
         "id",
         "identity",
@@ -29,11 +31,16 @@ class Endpoint:
         "ms_per_seq",
         "ms_per_token",
         "ms_per_token2",
+        "oldest_tick",
+        "peer_busy_ms",
         "peer_kv_tokens",
+        "peer_queued_ms",
         "peer_queued_tokens",
         "peer_running",
         "peer_waiting",
         "placed_tokens",
+        "prefill_since_ms",
+        "queued_ms",
         "queued_tokens",
         "recent_prompt_tokens",
         "recent_requests",
@@ -41,6 +48,7 @@ class Endpoint:
         "rings",
         "running",
         "slot",
+        "step_base_ms",
         "waiting",
     )
 
@@ -55,14 +63,19 @@ class Endpoint:
         self.ms_per_token2 = speed.ms_per_token2
         self.ms_per_seq = speed.ms_per_seq
         self.ms_per_kv_token = speed.ms_per_kv_token
+        self.step_base_ms = speed.step_base_ms
         # In flight from this gateway: uncached prompt tokens still to prefill, requests that wait for their prefill, all
         # requests, KV tokens that they hold.
         self.queued_tokens = 0
+        # The predicted time of those prefills, ms, and when the one under way began.
+        self.queued_ms = 0.0
+        self.prefill_since_ms = 0.0
         self.waiting = 0
         self.running = 0
         self.kv_tokens = 0
         # The same from the other gateways, as they last said.
         self.peer_queued_tokens = 0
+        self.peer_queued_ms = 0.0
         self.peer_waiting = 0
         self.peer_running = 0
         self.peer_kv_tokens = 0
@@ -70,8 +83,11 @@ class Endpoint:
         self.capacity_tokens = float("inf")
         # Tokens that the engine's cache takes before it evicts, as the index believes; infinite while unknown.
         self.free_tokens = float("inf")
-        # What an evicted token is worth, from 0 (nobody will ask again) to 1 (somebody just did).
-        self.evict_weight = 1.0
+        # When the block that it evicts next was last used, by the gateway's ticks; None while it has not evicted.
+        self.oldest_tick: int | None = None
+        # Prefills placed here, ms, with a weight that falls by 1/e in `BUSY_S`; those of the other gateways.
+        self.busy_ms = 0.0
+        self.peer_busy_ms = 0.0
         # What this gateway placed here: uncached tokens in all, and requests and tokens with the weight of `RECENT_S`.
         self.placed_tokens = 0
         self.recent_requests = 0.0
@@ -82,22 +98,35 @@ class Endpoint:
         # Place in the pool's load buckets.
         self.bucket = 0
 
-    def placed(self, prompt_tokens: int, uncached_tokens: int) -> None:
+    def placed(self, prompt_tokens: int, uncached_tokens: int, prefill_ms: float) -> None:
         """Counts a prompt that is sent here."""
+        self.busy_ms += prefill_ms
         self.placed_tokens += uncached_tokens
         self.recent_requests += 1.0
         self.recent_prompt_tokens += prompt_tokens
         self.recent_uncached_tokens += uncached_tokens
 
-    def fade(self, factor: float) -> None:
-        """Takes what was placed as older: exp(-t / RECENT_S) for a time t."""
+    def fade(self, factor: float, busy_factor: float) -> None:
+        """Takes what was placed as older: exp(-t / RECENT_S) and exp(-t / BUSY_S) for a time t."""
+        self.busy_ms *= busy_factor
         self.recent_requests *= factor
         self.recent_prompt_tokens *= factor
         self.recent_uncached_tokens *= factor
 
-    def wait_ms(self) -> float:
-        """Time until the prompts that are queued here are prefilled, ms."""
-        return (self.queued_tokens + self.peer_queued_tokens) * self.ms_per_token
+    def prefill_ms(self, uncached_tokens: float, cached_tokens: float) -> float:
+        """Time to prefill that many tokens after that many cached ones, ms, without what every prefill costs."""
+        return uncached_tokens * (self.ms_per_token + self.ms_per_token2 * (cached_tokens + 0.5 * uncached_tokens))
+
+    def own_wait_ms(self, now_ms: float) -> float:
+        """Time until this gateway's prompts here are prefilled, ms: what is queued less the time since that began."""
+        if self.queued_ms <= 0.0:
+            return 0.0
+        left = self.queued_ms - (now_ms - self.prefill_since_ms)
+        return left if left > 0.0 else 0.0
+
+    def wait_ms(self, now_ms: float) -> float:
+        """Time until all prompts that are queued here are prefilled, ms."""
+        return self.own_wait_ms(now_ms) + self.peer_queued_ms
 
     def requests(self) -> int:
         """Requests in flight here, from all gateways."""
@@ -139,6 +168,12 @@ class Observed:
     levels: list[tuple[int, int]]
     tokens_at: Callable[[int], int]
     shortlist: Callable[[int, int], list[Endpoint]]
+    # The caller's clock: ms, and coarse ticks of so many seconds.
+    now_ms: float = 0.0
+    tick: int = 0
+    tick_s: float = 0.25
+    # Tokens that an answer of this model has, on average.
+    output_tokens: float = 256.0
 
 
 @final

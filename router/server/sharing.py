@@ -154,15 +154,16 @@ class Sharing:
         loads: list[wire.EndpointLoad] = []
         owner = self._gateway.fleet
         touched, owner.changed = owner.changed, set()
+        now_ms = self._gateway.now_ms()
         for backend in owner.backends.values() if complete else touched:
             assert isinstance(backend, fleet.Backend)
             name = _name(backend)
             now = (backend.queued_tokens, backend.running, backend.kv_tokens, backend.waiting)
             if complete:
                 if backend.running:
-                    loads.append(wire.EndpointLoad(name, *now))
+                    loads.append(wire.EndpointLoad(name, *now, backend.own_wait_ms(now_ms), backend.busy_ms))
             elif sent.get(name, (0, 0, 0, 0)) != now:
-                loads.append(wire.EndpointLoad(name, *now))
+                loads.append(wire.EndpointLoad(name, *now, backend.own_wait_ms(now_ms), backend.busy_ms))
             if backend.running:
                 sent[name] = now
             else:
@@ -373,3 +374,6 @@ def _shift(backend: fleet.Backend, load: wire.EndpointLoad | None, sign: int) ->
         backend.peer_running += sign * load.running
         backend.peer_kv_tokens += sign * load.kv_tokens
         backend.peer_waiting += sign * load.waiting
+        # Sums of floats that come and go leave a rest, which must not pass for a load.
+        backend.peer_queued_ms = max(0.0, backend.peer_queued_ms + sign * load.queued_ms)
+        backend.peer_busy_ms = max(0.0, backend.peer_busy_ms + sign * load.busy_ms)

@@ -15,6 +15,7 @@ def endpoint(
     """An endpoint with a load."""
     made = types.Endpoint(name or f"w-{slot}", slot, speed)
     made.queued_tokens = queued
+    made.queued_ms = queued * speed.ms_per_token
     made.running = running
     return made
 

@@ -12,7 +12,7 @@ import pytest
 
 from controller.cli import main as cli
 from penstock import perf
-from penstock.api import errors, types
+from penstock.api import errors
 from penstock.runtime import clock as clocks
 from penstock.workload import formats
 from router.dataplane import fleet, gateway
@@ -20,6 +20,7 @@ from router.index import prefix
 from router.policy import profiles, scorers
 from router.policy import types as policy_types
 from router.server import degraded, metrics
+from tests.support import policies
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -107,27 +108,22 @@ def test_links_lead_somewhere() -> None:
 
 def test_the_worked_example_of_the_default_is_right() -> None:
     """The figures in docs/routing.md are those that the scorers give."""
-    step = perf.load_profile("h100-llama3.1-8b")
-    speed = types.EngineSpeed(
-        base_ms=step.step.c + step.step.w0 + step.frontend_ms,
-        ms_per_token=step.step.b,
-        ms_per_token2=step.step.q,
-        ms_per_seq=step.step.b + step.step.s,
-        ms_per_kv_token=step.step.kappa,
-    )
+    speed = perf.speed_of(perf.load_profile("h100-llama3.1-8b"))
     near, idle = policy_types.Endpoint("near", 0, speed), policy_types.Endpoint("idle", 1, speed)
-    near.queued_tokens, near.running, near.kv_tokens = 20_000, 30, 120_000
-    idle.running, idle.kv_tokens, idle.free_tokens = 2, 4_000, 2_000.0
-    idle.evict_weight = scorers.evict_weight(300.0)
-    asked = policy_types.Request(8_000, [], None, None)
+    near.queued_ms, near.running, near.kv_tokens, near.busy_ms = 250.0, 8, 40_000, 3_000.0
+    idle.running, idle.kv_tokens = 2, 4_000
     pair, matched = [near, idle], [6_000, 0]
+    seen = policies.observed(pair)
+    seen.tick, near.oldest_tick, idle.oldest_tick = 4 * 1_800, 4 * 1_500, 0
+    asked = policy_types.Request(8_000, [], None, None)
     table = re.search(r"^\| component .*?\n\n", page("routing.md"), re.MULTILINE | re.DOTALL)
     assert table is not None
     rows = {
-        "wait_ms": scorers.wait_ms(pair),
+        "wait_ms": scorers.wait_ms(asked, seen, pair),
         "prefill_ms": scorers.prefill_ms(asked, pair, matched),
-        "step_ms": scorers.step_ms(pair),
-        "evict_ms": scorers.evict_ms(asked, pair, matched),
+        "stream_ms": scorers.stream_ms(asked, seen, pair),
+        "stall_ms": scorers.stall_ms(asked, seen, pair, matched),
+        "evict_ms": scorers.evict_ms(asked, seen, pair, matched),
     }
     for name, values in rows.items():
         assert f"| `{name}` | {values[0]:.1f} | {values[1]:.1f} |" in table[0]

@@ -344,7 +344,8 @@ async def test_decisions_show_each_candidates_score(engine: scripted_engine.Scri
         "endpoint",
         "wait_ms",
         "prefill_ms",
-        "step_ms",
+        "stream_ms",
+        "stall_ms",
         "evict_ms",
         "total",
     }

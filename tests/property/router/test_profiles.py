@@ -28,7 +28,10 @@ def pools(draw: st.DrawFn) -> tuple[types.Observed, types.Request]:
         endpoint.capacity_tokens = draw(st.sampled_from([math.inf, 1_000.0, 500_000.0]))
         endpoint.free_tokens = draw(st.sampled_from([math.inf, 0.0, 100_000.0]))
         if draw(st.booleans()):
-            endpoint.placed(draw(TOKENS), draw(TOKENS))
+            endpoint.placed(draw(TOKENS), draw(TOKENS), float(draw(TOKENS)))
+            endpoint.oldest_tick = draw(st.integers(0, 10_000))
+        endpoint.prefill_since_ms = draw(st.floats(0, 1e6))
+        endpoint.peer_queued_ms, endpoint.peer_busy_ms = draw(st.floats(0, 1e6)), draw(st.floats(0, 1e6))
         depths[slot] = draw(st.integers(0, hashes))
         pool.append(endpoint)
     extra = draw(st.integers(1, 100))

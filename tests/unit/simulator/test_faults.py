@@ -66,7 +66,7 @@ def test_a_hanging_worker_is_given_up_by_its_silence() -> None:
     assert found["completed"] + found["cut"] == len(STEADY)
     late = [each for each in result.outcomes if each.retries]
     assert late
-    assert all(8 < each.ttft_s < 10 for each in late)
+    assert all(28 < each.sent_s + each.ttft_s < 30 for each in late)
     assert [each for each in result.outcomes if each.endpoint == "w-1" and each.sent_s > 41]
 
 

@@ -165,12 +165,15 @@ def test_capacity_is_known_to_policies(endpoints: fleet.Fleet) -> None:
 
 
 def test_what_was_placed_fades(endpoints: fleet.Fleet) -> None:
-    """Recent placements count 1/e after three minutes, by the gateway's ticks; what was placed in all stays."""
+    """Recent placements count 1/e after three minutes, prefills after half of one, by the gateway's ticks."""
     backend = endpoints.upsert(record("a"))
     loop = asyncio.new_event_loop()
     owner = gateway.Gateway(loop, endpoints, profiles.by_name("default"), gateway.Limits(), "gw")
     loop.close()
-    backend.placed(1_000, 400)
+    backend.placed(1_000, 400, 70.0)
+    owner.tick = int(30 / fleet.TICK_S)
+    owner.fade()
+    assert backend.busy_ms == pytest.approx(70 / math.e)
     owner.tick = int(180 / fleet.TICK_S)
     owner.fade()
     owner.fade()

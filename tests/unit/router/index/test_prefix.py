@@ -83,13 +83,14 @@ def test_a_snapshots_sizes_are_put_right_by_use() -> None:
 
 
 def test_room_and_age_of_what_goes() -> None:
-    """The index says how much fits before something is evicted, and how long ago that was last used."""
-    index = filled(capacity=9_000, prompts=2)
-    room, age = index.room_of(0)
-    assert (room, age) == (9_000 - 2 * blocks.end_of(20), None)
+    """The index says how much fits before something is evicted, and since when that was not used."""
+    index = filled(capacity=2 * blocks.end_of(20) + 50, prompts=2)
+    assert index.room_of(0) == (50, None)
     index.insert(0, [50_000 + position for position in range(20)], 40)
-    _, age = index.room_of(0)
-    assert age == 40
+    # The first prompt is gone; what is left of the second was used at tick 1.
+    assert index.room_of(0)[1] == 1
+    index.insert(0, [90_000 + position for position in range(60)], 50)
+    assert index.room_of(0)[1] == 50
 
 
 def test_budget_is_taken_from_those_that_hold_most() -> None:

@@ -76,16 +76,73 @@ def test_a_prompt_that_is_all_cached_still_costs_one_token() -> None:
     )
 
 
-def test_scorers_add_what_peers_said() -> None:
-    """Waits, steps and requests sum what is in flight from here and from the other gateways."""
-    busy = types.Endpoint("w", 3, EngineSpeed(base_ms=1, ms_per_token=0.5, ms_per_seq=2, ms_per_kv_token=0.25))
-    busy.queued_tokens, busy.peer_queued_tokens = 10, 6
-    busy.running, busy.peer_running = 3, 4
-    busy.kv_tokens, busy.peer_kv_tokens = 40, 60
-    assert scorers.wait_ms([busy]) == [8.0] == [busy.wait_ms()]
-    assert scorers.step_ms([busy]) == [7 * 2 + 100 * 0.25]
-    assert scorers.requests([busy]) == [7.0] == [float(busy.requests())]
-    assert busy.bit == 8
+SPEED = EngineSpeed(base_ms=1, ms_per_token=0.5, ms_per_seq=2, ms_per_kv_token=0.25, step_base_ms=3)
+
+
+def busy(running: int = 3, kv_tokens: int = 40) -> types.Endpoint:
+    """An endpoint with sequences of this gateway, and four with 60 KV tokens of another."""
+    made = types.Endpoint("w", 3, SPEED)
+    made.running, made.peer_running = running, 4
+    made.kv_tokens, made.peer_kv_tokens = kv_tokens, 60
+    return made
+
+
+def test_waits_add_what_peers_said_and_fall_as_time_passes() -> None:
+    """The wait is what is queued here and by peers, less the time since the prefill under way began."""
+    loaded = busy()
+    loaded.queued_ms, loaded.peer_queued_ms, loaded.prefill_since_ms = 50.0, 7.0, 1_000.0
+    seen = policies.observed([loaded])
+    for now_ms, expected in ((1_000.0, 57.0), (1_030.0, 27.0), (1_050.0, 7.0), (9_000.0, 7.0)):
+        seen.now_ms = now_ms
+        assert scorers.wait_ms(policies.request(), seen, [loaded]) == [expected] == [loaded.wait_ms(now_ms)]
+    loaded.queued_ms = 0.0
+    assert scorers.requests([loaded]) == [7.0] == [float(loaded.requests())]
+    assert loaded.bit == 8
+
+
+@pytest.mark.parametrize(("capacity", "lacking"), [(1_325.0, 0), (1_300.0, 25)])
+def test_wait_for_memory(capacity: float, lacking: int) -> None:
+    """A cache that running sequences fill makes a request wait until as much of them has ended as it lacks."""
+    full = busy(running=0, kv_tokens=0)
+    full.capacity_tokens = capacity
+    seen = policies.observed([full])
+    seen.output_tokens = 70.0
+    # 4 sequences hold 60 prompt tokens and half of 70 each: 200. The request needs 1,055 + 70 more: 1,325 in all.
+    # A step takes 3 + 4 x 2 + 60 x 0.25 = 26 ms, and an answer 70 of them.
+    found = scorers.wait_ms(policies.request(1_055), seen, [full])
+    assert found == pytest.approx([lacking / 200 * 70 * 26])
+
+
+def test_prefill_takes_part_in_a_step_of_what_runs() -> None:
+    """The first step costs what its sequences add, of this gateway and of the others."""
+    alone = types.Endpoint("w", 0, SPEED)
+    with_seven, without = scorers.prefill_ms(policies.request(100), [busy(), alone], [0, 0])
+    assert with_seven - without == pytest.approx(7 * 2 + 100 * 0.25)
+
+
+def test_slower_streams_are_worth_their_ratio_to_first_tokens() -> None:
+    """Own steps, prefills in between, and what the others' steps become, each ms worth twenty."""
+    loaded = busy()
+    step_ms = 7 * 2 + 100 * 0.25
+    others_ms = 7 * (2 + 40 * 0.25)
+    assert scorers.stream_ms(policies.request(40), policies.observed([loaded]), [loaded]) == pytest.approx(
+        [20 * (step_ms + others_ms)]
+    )
+    # 10 s of prefills of this gateway and 5 s of another in 30 s: half of the time.
+    loaded.busy_ms, loaded.peer_busy_ms = 10_000.0, 5_000.0
+    assert scorers.stream_ms(policies.request(40), policies.observed([loaded]), [loaded]) == pytest.approx(
+        [20 * (step_ms + 2 * (3 + step_ms) + others_ms)]
+    )
+
+
+def test_streams_that_stand_still_count_by_an_answers_length() -> None:
+    """Seven streams wait for a prefill of 50 ms, each spread over 100 tokens; an idle worker stalls nobody."""
+    loaded, idle = busy(), types.Endpoint("i", 1, SPEED)
+    seen = policies.observed([loaded, idle])
+    seen.output_tokens = 100.0
+    assert scorers.stall_ms(policies.request(140), seen, [loaded, idle], [40, 40]) == pytest.approx(
+        [20 / 100 * 7 * 50.0, 0.0]
+    )
 
 
 def test_identity_is_the_same_in_every_gateway() -> None:
@@ -96,12 +153,26 @@ def test_identity_is_the_same_in_every_gateway() -> None:
 
 
 def test_evicted_tokens_are_worth_less_the_older_they_are() -> None:
-    """What does not fit is computed again at the endpoint's speed, halved for what lay unused for a minute."""
+    """What does not fit is computed again, three times if it was just used, half of that after five minutes."""
     full = policies.endpoint(0)
-    assert scorers.evict_ms(policies.request(1_000), [full], [0]) == [0.0]
+    seen = policies.observed([full])
+    asked = policies.request(1_000)
+    assert scorers.evict_ms(asked, seen, [full], [0]) == [0.0]
     full.free_tokens = 300.0
-    assert scorers.evict_ms(policies.request(1_000), [full], [200]) == pytest.approx([50.0])
-    full.evict_weight = scorers.evict_weight(60.0)
-    assert scorers.evict_ms(policies.request(1_000), [full], [200]) == pytest.approx([25.0])
-    assert scorers.evict_ms(policies.request(1_000), [full], [900]) == [0.0]
-    assert scorers.evict_weight(None) == scorers.evict_weight(0.0) == 1.0
+    assert scorers.evict_ms(asked, seen, [full], [200]) == pytest.approx([3 * 50.0])
+    full.oldest_tick = 200
+    seen.tick = 200
+    assert scorers.evict_ms(asked, seen, [full], [200]) == pytest.approx([3 * 80.0])
+    seen.tick = 200 + 4 * 300
+    assert scorers.evict_ms(asked, seen, [full], [200]) == pytest.approx([1.5 * 80.0])
+    assert scorers.evict_ms(asked, seen, [full], [1_000]) == pytest.approx([1.5 * 0.1])
+    assert scorers.evict_weight(-1.0) == scorers.evict_weight(0.0) == scorers.REUSES
+
+
+def test_evicted_tokens_cost_their_attention_too() -> None:
+    """What is pushed out is taken to lie as deep as this prompt's middle."""
+    speed = EngineSpeed(base_ms=1, ms_per_token=0.1, ms_per_token2=0.001)
+    full = policies.endpoint(0, speed=speed)
+    full.oldest_tick = 0
+    seen = policies.observed([full])
+    assert scorers.evict_ms(policies.request(400), seen, [full], [100]) == pytest.approx([3 * 300 * (0.1 + 0.2)])

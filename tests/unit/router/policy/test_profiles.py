@@ -62,7 +62,7 @@ def test_default_leaves_a_prefix_when_its_queue_costs_more(queued: int, expected
 def test_default_counts_what_other_gateways_queued() -> None:
     """Load that a peer has placed weighs as much as one's own."""
     endpoints = [policies.endpoint(0), policies.endpoint(1, queued=100)]
-    endpoints[0].peer_queued_tokens = 200
+    endpoints[0].peer_queued_ms = 20.0
     assert chosen(profiles.default, policies.request(), policies.observed(endpoints)) == "w-1"
 
 
@@ -82,19 +82,21 @@ def test_default_counts_attention_over_the_prefix_and_decoding() -> None:
     busy.kv_tokens = 300
     decision = profiles.default(policies.request(260), policies.observed([busy], {0: 10}), 0)
     uncached, cached = 100, 160
-    prefill_ms = 1 + 0.1 * uncached + 0.001 * uncached * (cached + uncached / 2)
+    prefill_ms = 1 + 4 * 0.5 + 300 * 0.01 + 0.1 * uncached + 0.001 * uncached * (cached + uncached / 2)
     scores = {name: row[0] for name, row in zip(decision.components, decision.scores, strict=True)}
     assert scores["prefill_ms"] == pytest.approx(prefill_ms)
-    assert scores["step_ms"] == pytest.approx(4 * 0.5 + 300 * 0.01)
+    assert scores["stream_ms"] == pytest.approx(20 * (4 * 0.5 + 300 * 0.01 + 4 * (0.5 + 260 * 0.01)))
 
 
-@pytest.mark.parametrize(("evict_weight", "expected"), [(1.0, "w-1"), (0.3, "w-0")])
-def test_default_counts_what_it_pushes_out(evict_weight: float, expected: str) -> None:
+@pytest.mark.parametrize(("age_s", "expected"), [(0, "w-1"), (1_800, "w-0")])
+def test_default_counts_what_it_pushes_out(age_s: int, expected: str) -> None:
     """A full cache makes way for a free one while what it would lose is young, and not when nobody wants that any more."""
     full, free = policies.endpoint(0), policies.endpoint(1, queued=500)
-    full.free_tokens, full.evict_weight = 0.0, evict_weight
-    # Full: up to 100 ms to compute 1,000 evicted tokens again. Free: 50 ms in the queue.
-    assert chosen(profiles.default, policies.request(1_000), policies.observed([full, free])) == expected
+    full.free_tokens, full.oldest_tick = 0.0, 0
+    seen = policies.observed([full, free])
+    seen.tick = 4 * age_s
+    # Full: 300 ms to compute 1,000 evicted tokens again three times, 43 ms after half an hour. Free: 50 ms in the queue.
+    assert chosen(profiles.default, policies.request(1_000), seen) == expected
 
 
 def test_default_spreads_ties() -> None:

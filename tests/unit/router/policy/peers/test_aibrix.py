@@ -67,14 +67,14 @@ def test_preble_cost_of_the_window() -> None:
     """Two unique prompts of 1,000 tokens: 2 x (282.4 / 0.9 ms + 45 x 0.15 s); one of 8,000 with 5,000 uncached: 7.8 s."""
     pool = pool_of(0, 0, 0)
     for _ in range(2):
-        pool[0].placed(1_000, 1_000)
-    pool[1].placed(8_000, 5_000)
+        pool[0].placed(1_000, 1_000, 0.0)
+    pool[1].placed(8_000, 5_000, 0.0)
     assert aibrix.preble_cost_s(pool[0]) == pytest.approx(14.12753, abs=1e-5)
     assert aibrix.preble_cost_s(pool[1]) == pytest.approx(7.815826, abs=1e-5)
     assert aibrix.preble_cost_s(pool[2]) == 0.0
     decision = aibrix.aibrix_preble(policies.request(), policies.observed(pool[:2]), 0)
     assert decision.endpoint.id == "w-1"
-    pool[1].fade(math.exp(-1.0))
+    pool[1].fade(math.exp(-1.0), 0.0)
     assert aibrix.preble_cost_s(pool[1]) == pytest.approx(7.815826 / math.e, abs=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_preble_follows_a_match_over_half(blocks: int, prompt: int, expected: st
     pool = pool_of(5, 3, 0)
     for endpoint, count in zip(pool, (2, 1, 0), strict=True):
         for _ in range(count):
-            endpoint.placed(1_000, 10)
+            endpoint.placed(1_000, 10, 0.0)
     seen = policies.observed(pool, {0: blocks, 1: blocks})
     decision = aibrix.aibrix_preble(policies.request(prompt), seen, 0)
     assert decision.endpoint.id == expected

@@ -1,0 +1,1 @@
+"""Routing policies compared on the same arrivals, in the simulator."""
