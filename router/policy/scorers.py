@@ -109,7 +109,7 @@ def evict_ms(
     prompt = request.prompt_tokens
     scores: list[float] = []
     for at, endpoint in enumerate(candidates):
-        pushed: float = max(1, prompt - matched[at])
+        pushed = float(max(1, prompt - matched[at]))
         weight = REUSES
         oldest = endpoint.oldest_tick
         if oldest is None:
