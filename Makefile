@@ -50,6 +50,7 @@ check: setup ## Format, lint, types, import contracts, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python tools/protogen.py --check
 	$(BIN)/python tools/configdoc.py --check
+	$(BIN)/python tools/fitdoc.py --check
 	$(BIN)/python tools/crdgen.py --check
 	$(BIN)/python tools/lockcheck.py
 
@@ -60,6 +61,7 @@ format: setup ## Formats the code
 generate: setup ## Writes the generated files (protos, configuration reference, custom resources)
 	$(BIN)/python tools/protogen.py
 	$(BIN)/python tools/configdoc.py
+	$(BIN)/python tools/fitdoc.py
 	$(BIN)/python tools/crdgen.py
 
 lock: setup ## Resolves the dependencies anew into requirements.lock and the benchmark's

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from benchmarks.fidelity import fleet, simulated, table
+from benchmarks.fidelity import fleet, simulated, table, vllm
 from controller.cli import output
 
 TRACES = os.environ.get("PENSTOCK_TRACES")
@@ -67,6 +67,43 @@ def simulated_workers(context: click.Context, /, policies: tuple[str, ...], json
         ]  # fmt: skip
         output.table(other, ("run", "reuse measured", "reuse simulated", "sent late by, p95 ms"))
     context.exit(0 if all(row.met is not False for row in rows) else 1)
+
+
+@main.command("vllm")
+@click.option("--sessions", **_path("taubench"))
+@click.option("--rounds", default=2, show_default=True, type=click.IntRange(1), help="Plays of each policy.")
+@_JSON
+@click.pass_context
+def real_vllm(context: click.Context, /, json_to: str | None, **given: Any) -> None:
+    """A real vLLM on CPU (make vllm) and the simulator with the profile that penstock calibrate finds for it."""
+    try:
+        found = asyncio.run(vllm.run(vllm.Setting(**given), lambda words: click.echo(words, err=True)))
+    except fleet.FleetError as exc:
+        click.echo(f"benchmarks.fidelity: {exc}", err=True)
+        context.exit(2)
+    rows, ranks = vllm.rows(found), vllm.ranks(found)
+    if json_to is not None:
+        output.emit_json(
+            {
+                "profile": found.profile.model_dump(),
+                "one_engine": {"measured": found.alone, "simulated": found.alone_simulated},
+                "two_engines": {"measured": found.measured, "simulated": found.simulated},
+                "rows": [row.as_json() for row in rows],
+                "ranks": ranks,
+            },
+            json_to,
+        )
+    if json_to != "-":
+        output.table([row.cells() for row in rows], table.HEAD)
+        means = [
+            (policy, latency.removesuffix("_ms").upper(), *(f"{each:.1f}" for each in found.means(policy, latency)))
+            for latency in table.LATENCIES
+            for policy in vllm.POLICIES
+        ]
+        output.table(means, ("policy", "mean", "measured, ms", "simulated, ms"), "two engines")
+        pairs = [(latency, better, worse, "same" if same else "OTHER") for latency, better, worse, same in ranks]
+        output.table(pairs, ("by", "better", "worse", "order in the simulator"))
+    context.exit(0 if all(row.met is not False for row in rows) and all(same for *_, same in ranks) else 1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 LATENCIES = ("ttft_ms", "e2e_ms")
@@ -62,15 +62,11 @@ def compare(
     ]
 
 
-def same_order(
-    measured: Mapping[str, float], predicted: Mapping[str, float], tie: float = 0.0
-) -> list[tuple[str, str, bool]]:
-    """Pairs of names, the better by measurement first, that differ by more than `tie`; and whether the prediction agrees."""
-    ranked: Sequence[str] = sorted(measured, key=lambda name: measured[name])
-    pairs: Iterable[tuple[str, str]] = (
-        (better, worse)
+def same_order(measured: Mapping[str, float], predicted: Mapping[str, float]) -> list[tuple[str, str, bool]]:
+    """Each pair of names, the better by measurement first, and whether the prediction agrees."""
+    ranked = sorted(measured, key=lambda name: measured[name])
+    return [
+        (better, worse, predicted[better] < predicted[worse])
         for at, better in enumerate(ranked)
         for worse in ranked[at + 1 :]
-        if measured[worse] > measured[better] * (1 + tie)
-    )
-    return [(better, worse, predicted[better] < predicted[worse]) for better, worse in pairs]
+    ]

@@ -34,6 +34,8 @@ class Point:
     measured_ms: float
     predict: Callable[[step_model.StepModel, Frontend], float]
     """(step model, prompt tokens -> frontend ms) -> ms."""
+    kind: str = "step"
+    """What was measured: `prefill` (time to the first token), `step` (of decoding alone), or `steady` (both at once)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Job:
 
 def fit(job: Job) -> profiles.EngineProfile:
     """Fit one profile."""
-    held = [point for index, point in enumerate(job.points) if index % _HOLD_BACK_EVERY == 2]
+    held = held_back(job)
     used = [point for index, point in enumerate(job.points) if index % _HOLD_BACK_EVERY != 2]
     free = [name for name in job.start if name not in job.fixed]
     found = _search(lambda values: _residuals(job, free, values, used), np.log([job.start[name] for name in free]))
@@ -67,6 +69,11 @@ def fit(job: Job) -> profiles.EngineProfile:
     if per_token_ms:
         fields["frontend_ms_per_token"] = per_token_ms
     return profiles.EngineProfile.model_validate(fields)
+
+
+def held_back(job: Job) -> list[Point]:
+    """The points that are kept out of the fit."""
+    return [point for index, point in enumerate(job.points) if index % _HOLD_BACK_EVERY == 2]
 
 
 def _search(
@@ -128,7 +135,7 @@ def prefill_point(tokens: int, cached_tokens: int, chunk_tokens: int, measured_m
     def predict(model: step_model.StepModel, frontend: Frontend) -> float:
         return frontend(tokens + cached_tokens) + model.prefill_ms(tokens, cached_tokens, chunk_tokens)
 
-    return Point(measured_ms, predict)
+    return Point(measured_ms, predict, "prefill")
 
 
 def decode_point(seqs: int, kv_tokens: int, measured_ms: float) -> Point:
@@ -152,7 +159,7 @@ def _steady_point(seqs: int, prompt: int, output: int, chunk_tokens: int, measur
         mixed_ms += model.q * step_model.attention_pairs(prompt, 0)
         return decode_ms + (seqs - 1) / output * mixed_ms
 
-    return Point(measured_ms, predict)
+    return Point(measured_ms, predict, "steady")
 
 
 def h200_job() -> Job:

@@ -1,6 +1,9 @@
 """The step model, the profiles and their fits."""
 
 import math
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -52,7 +55,7 @@ def test_every_profile_loads_and_says_where_it_is_from() -> None:
 def test_the_shipped_profile_meets_the_points_kept_out_of_its_fit(job: fit.Job) -> None:
     """The profile in the package predicts the held-back measurements to 10 % in the mean."""
     profile = perf.load_profile(str(job.profile["name"]))
-    held = [point for index, point in enumerate(job.points) if index % 5 == 2]
+    held = fit.held_back(job)
     off = [abs(point.predict(profile.step, profile.before_engine_ms) / point.measured_ms - 1) for point in held]
     assert profile.fit is not None and len(held) == profile.fit.held_back
     assert np.mean(off) < 0.10
@@ -82,3 +85,12 @@ def test_a_fit_finds_the_coefficients_that_made_the_data() -> None:
     assert found.step.b == pytest.approx(MODEL.b, rel=0.01)
     assert found.step.s == pytest.approx(MODEL.s, rel=0.01)
     assert found.step.kappa == pytest.approx(MODEL.kappa, rel=0.01)
+
+
+def test_the_table_of_errors_is_that_of_the_profiles() -> None:
+    """docs/workers.md shows the errors of the shipped profiles on the points kept out of their fits."""
+    root = pathlib.Path(__file__).parents[3]
+    found = subprocess.run(
+        [sys.executable, "tools/fitdoc.py", "--check"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr

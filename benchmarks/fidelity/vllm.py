@@ -1,0 +1,163 @@
+"""A real vLLM beside the simulator: calibrated on one workload, compared on another; then the order of policies on two."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import pathlib
+import statistics
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.fidelity import agents, fleet, table
+from penstock import perf
+from penstock.api import types
+from penstock.workload import request
+from simulator import scenario, simulation
+
+ALLOWED = {"p50": 0.2, "p95": 0.2}
+POLICIES = ("default", "least-request", "round-robin")
+# What `vllm serve` does on a CPU where nothing is said.
+_LIMITS = ("--max-num-batched-tokens", "2048", "--max-num-seqs", "128")
+_SETTINGS: dict[str, str | int | float | bool] = {"max_model_len": 8192, "kv_cache_bytes": 1 << 27}
+_START_S = 400.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """What is played. `gap_s`: time from one session's beginning to the next, with one engine and with two."""
+
+    sessions: pathlib.Path
+    output_tokens: int = 24
+    gap_s: float = 3.0
+    gap_of_two_s: float = 1.5
+    rounds: int = 2
+
+
+@dataclasses.dataclass(slots=True)
+class Found:
+    """Everything measured and simulated. `order`: by policy, the mean TTFT and E2E of each round, in ms."""
+
+    profile: perf.EngineProfile
+    alone: dict[str, Any]
+    alone_simulated: dict[str, Any]
+    measured: dict[str, list[dict[str, Any]]]
+    simulated: dict[str, dict[str, Any]]
+
+    def means(self, policy: str, latency: str) -> tuple[float, float]:
+        """Measured (mean over the rounds) and simulated mean of a latency, ms."""
+        rounds = [each[latency]["mean"] for each in self.measured[policy]]
+        return statistics.fmean(rounds), self.simulated[policy][latency]["mean"]
+
+
+async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
+    """All of it; some eight minutes. Raises fleet.FleetError."""
+    with tempfile.TemporaryDirectory(prefix="fid-") as name:
+        folder = pathlib.Path(name)
+        path = folder / "profile.json"
+        turns = agents.sessions(setting.sessions, setting.gap_s, setting.output_tokens)
+        alone = await _alone(folder, path, turns, tell)
+        profile = perf.load_profile(str(path))
+        both = agents.sessions(setting.sessions, setting.gap_of_two_s, setting.output_tokens)
+        measured = await _order(folder, path, both, setting.rounds, tell)
+        return Found(
+            profile,
+            alone,
+            _simulate(path, turns, 1, "round-robin"),
+            measured,
+            {policy: _simulate(path, both, 2, policy) for policy in POLICIES},
+        )
+
+
+async def _alone(
+    folder: pathlib.Path, path: pathlib.Path, turns: Sequence[request.TraceRequest], tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Calibrates one engine, writes its profile, and plays the sessions on it, without a gateway between."""
+    engine = types.EngineSpec(kind="vllm", settings=_SETTINGS)
+    async with (
+        fleet.workers(folder, engine, 1, _START_S) as redis_url,
+        fleet.gateway(folder, redis_url, "round-robin", 1) as (_, [url]),
+    ):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "controller.cli.main", "calibrate", "--target", url, "--out", str(path)),
+            *("--max-prompt", "6000", "--rounds", "5", *_LIMITS),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, errors = await process.communicate()
+        if process.returncode:
+            raise fleet.FleetError(errors.decode())
+        tell(errors.decode().strip())
+        await _reset([url])
+        return await _play(folder, url, turns)
+
+
+async def _order(
+    folder: pathlib.Path,
+    profile: pathlib.Path,
+    turns: Sequence[request.TraceRequest],
+    rounds: int,
+    tell: Callable[[str], None],
+) -> dict[str, list[dict[str, Any]]]:
+    """Plays the sessions on two engines under each policy, in turn; caches and gateway begin empty."""
+    engine = types.EngineSpec(kind="vllm", profile=str(profile), settings=_SETTINGS)
+    found: dict[str, list[dict[str, Any]]] = {policy: [] for policy in POLICIES}
+    async with fleet.workers(folder, engine, 2, _START_S) as redis_url:
+        for number in range(rounds):
+            for policy in POLICIES[number % 3 :] + POLICIES[: number % 3]:
+                async with fleet.gateway(folder, redis_url, policy, 2) as (url, engines):
+                    await _reset(engines)
+                    figures = await _play(folder, url, turns)
+                found[policy].append(figures)
+                tell(f"{policy}: TTFT {figures['ttft_ms']['mean']:.1f} ms, E2E {figures['e2e_ms']['mean']:.1f} ms")
+    return found
+
+
+async def _play(folder: pathlib.Path, url: str, turns: Sequence[request.TraceRequest]) -> dict[str, Any]:
+    path = folder / "turns.jsonl"
+    agents.write(turns, path)
+    figures = await fleet.replay(url, path, "--format", "openai-jsonl")
+    tokens = sum(each.input_tokens for each in turns)
+    if figures["prompt_tokens"] != tokens:
+        raise fleet.FleetError(f"the engine counted {figures['prompt_tokens']} prompt tokens, not {tokens}")
+    return figures
+
+
+async def _reset(urls: Sequence[str]) -> None:
+    for url in urls:
+        asked = urllib.request.Request(f"{url}/reset_prefix_cache", b"{}", method="POST")
+        with await asyncio.to_thread(urllib.request.urlopen, asked, timeout=30):
+            pass
+
+
+def _simulate(
+    profile: pathlib.Path, turns: Sequence[request.TraceRequest], workers: int, policy: str
+) -> dict[str, Any]:
+    told = scenario.parse(
+        {
+            "fleet": {
+                "models": [{"name": fleet.MODEL, "profile": str(profile), "pools": [{"workers": workers}]}],
+                "block_size": agents.BLOCK_TOKENS,
+            },
+            "gateways": {"policy": policy},
+        }
+    )
+    return simulation.run(told, agents.for_simulator(turns)).figures
+
+
+def rows(found: Found) -> list[table.Row]:
+    """The comparison on one engine."""
+    return table.compare("one engine", found.alone, found.alone_simulated, ALLOWED)
+
+
+def ranks(found: Found) -> list[tuple[str, str, str, bool]]:
+    """(latency, better, worse, whether the simulator agrees) for each pair of policies, by the measured means."""
+    out = []
+    for latency in table.LATENCIES:
+        means = {policy: found.means(policy, latency) for policy in POLICIES}
+        measured = {policy: pair[0] for policy, pair in means.items()}
+        simulated = {policy: pair[1] for policy, pair in means.items()}
+        out += [(latency, *pair) for pair in table.same_order(measured, simulated)]
+    return out
