@@ -155,8 +155,8 @@ def _break(rule: RuleAt, bad: Object) -> None:
     elif match := re.fullmatch(r"exactly one of (.*) must be given", rule.message):
         for name in match[1].split(", "):
             here.pop(name, None)
-    elif match := re.fullmatch(r"each \S+ of (\S+) may appear once", rule.message):
-        here[match[1]] = [here[match[1]][0]] * 2
+    elif re.fullmatch(r"each \S+ may appear once", rule.message):
+        put(bad, rule.path, [here[0]] * 2)
     elif match := re.fullmatch(r"must be at most (max\S+)", rule.message):
         here |= {rule.field[1:]: 9, match[1]: 3}
     else:

@@ -46,11 +46,12 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class FieldRule:
-    """A rule over one field's value, written into its annotation."""
+    """A rule over one field's value, written into its annotation. `extra` goes into the field's schema."""
 
     cel: str
     holds: Callable[[Any], bool]
     message: str
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: pydantic.GetCoreSchemaHandler
@@ -62,7 +63,7 @@ class FieldRule:
         self, schema: core_schema.CoreSchema, handler: pydantic.GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Adds the rule to the field's schema."""
-        return _with_rule(handler(schema), {"rule": self.cel, "message": self.message})
+        return _with_rule(handler(schema) | self.extra, {"rule": self.cel, "message": self.message})
 
     def _checked(self, value: Any) -> Any:
         if not self.holds(value):
@@ -141,20 +142,28 @@ def changes_refused(old: BaseModel, new: BaseModel, path: str = "") -> list[str]
     return found
 
 
-def keyed(key: str) -> dict[str, Any]:
-    """Schema of a list whose items are told apart by one field: the server refuses two of one key, and merges by it."""
+def list_map(key: str) -> dict[str, Any]:
+    """Schema of a list whose items are told apart by one field: the server merges two writers' items by it."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
-def unique(field: str, key: str) -> Rule:
-    """No two items of a list have the same key."""
-    items, name = alias_generators.to_camel(field), alias_generators.to_camel(key)
-    return Rule(
-        f"!has(self.{items}) || self.{items}.all(x, self.{items}.exists_one(y, y.{name} == x.{name}))",
-        lambda part: len({getattr(each, key) for each in getattr(part, field)}) == len(getattr(part, field)),
-        f"each {name} of {items} may appear once",
-        f".{items}",
+def keyed(key: str) -> FieldRule:
+    """A list whose items are told apart by one field, which no two may share."""
+    name = alias_generators.to_camel(key)
+    return FieldRule(
+        f"self.all(x, self.exists_one(y, y.{name} == x.{name}))",
+        lambda items: len({getattr(each, key) for each in items}) == len(items),
+        f"each {name} may appear once",
+        list_map(name),
     )
+
+
+UNIQUE = FieldRule(
+    "self.all(x, self.exists_one(y, y == x))",
+    lambda items: len(set(items)) == len(items),
+    "each item may appear once",
+    {"x-kubernetes-list-type": "set"},
+)
 
 
 def one_of(*fields: str) -> Rule:
@@ -248,7 +257,7 @@ class Status(Part):
         (),
         description="Observations; Ready says whether the object does what it is for",
         max_length=16,
-        json_schema_extra=keyed("type"),
+        json_schema_extra=list_map("type"),
     )
 
 

@@ -43,26 +43,20 @@ class Replication(base.Part):
 class Spec(base.Part):
     """What is wanted."""
 
-    RULES = (base.unique("media", "kind"), base.unique("quotas", "tenant"))
-
     node_selector: values.NodeSelector = Field({}, description="Labels of the nodes that hold it; none means all")
-    media: base.Many[Medium] = Field(
+    media: Annotated[base.Many[Medium], Field(min_length=1, max_length=2), base.keyed("kind")] = Field(
         description="What each node gives, quickest first",
-        min_length=1,
-        max_length=2,
-        json_schema_extra=base.keyed("kind"),
     )
     codec: Annotated[
         Literal["None", "FP8", "INT8", "INT4"], base.Immutable("cannot be changed: make a new KVCacheTier instead")
     ] = Field("None", description="How blocks are packed; all but None lose precision")
     replication: Replication = Field(Replication(), description="Copies of blocks on other nodes")
-    quotas: base.Many[Quota] = Field(
-        (), description="Limits of tenants", max_length=64, json_schema_extra=base.keyed("tenant")
+    quotas: Annotated[base.Many[Quota], Field(max_length=64), base.keyed("tenant")] = Field(
+        (), description="Limits of tenants"
     )
-    models: Annotated[base.Many[values.ModelName], Field(max_length=64)] = Field(
+    models: Annotated[base.Many[values.ModelName], Field(max_length=64), base.UNIQUE] = Field(
         (),
         description="Models whose blocks it takes; none means all",
-        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
 
 

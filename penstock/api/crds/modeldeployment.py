@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,27 +32,21 @@ class Spec(base.Part):
             "must name a model.source, unless engine.kind is sim",
             ".model",
         ),
-        base.unique("roles", "name"),
         base.Rule(
             "self.roles.exists(r, r.name == 'prefill') == self.roles.exists(r, r.name == 'decode')",
             lambda it: len({"prefill", "decode"} & {role.name for role in it.roles}) != 1,
             "prefill and decode must be given together: a request needs both",
             ".roles",
         ),
-        base.unique("accelerators", "profile"),
-        base.unique("slo_classes", "name"),
     )
 
     model: serving.Model = Field(description="The model, and where its files are")
     replicas: int = Field(
         1, ge=0, le=10_000, description="How many times the roles' workers run; with one role, the number of workers"
     )
-    roles: base.Many[serving.Role] = Field(
+    roles: Annotated[base.Many[serving.Role], Field(min_length=1, max_length=8), base.keyed("name")] = Field(
         (serving.Role(name="unified"),),
         description="Stages of serving, each with its own count and hardware",
-        min_length=1,
-        max_length=8,
-        json_schema_extra=base.keyed("name"),
     )
     engine: serving.Engine = Field(serving.Engine(), description="The engine that the workers run")
     accelerators: serving.Accelerators = Field((), description="Hardware, best first; none means CPU only")
@@ -62,8 +56,8 @@ class Spec(base.Part):
     hosting: Literal["Pods", "RayServe"] = Field(
         "Pods", description="Pods of their own (a RayCluster where a worker spans nodes), or a RayService"
     )
-    slo_classes: base.Many[operation.SloClass] = Field(
-        (), description="Latency targets", max_length=16, json_schema_extra=base.keyed("name")
+    slo_classes: Annotated[base.Many[operation.SloClass], Field(max_length=16), base.keyed("name")] = Field(
+        (), description="Latency targets"
     )
     priority: values.Priority = Field(
         0, description="Against other deployments when hardware is short; lower goes first"
@@ -97,7 +91,7 @@ class Status(base.Status):
     workers: str = Field("", description="Ready and wanted workers, as 3/4", max_length=32)
     selector: str = Field("", description="Label selector of the workers' Pods, for the scale subresource")
     roles: base.Many[RoleStatus] = Field(
-        (), description="Workers by role", max_length=8, json_schema_extra=base.keyed("name")
+        (), description="Workers by role", max_length=8, json_schema_extra=base.list_map("name")
     )
     revision: str = Field("", description="Revision that all workers have, or had before the roll-out", max_length=63)
     update_revision: str = Field("", description="Revision that is being rolled out", max_length=63)

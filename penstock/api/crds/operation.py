@@ -64,7 +64,7 @@ class Schedule(base.Part):
     time_zone: Annotated[str, Field(pattern=r"^[A-Za-z]([-A-Za-z0-9_+/]*[A-Za-z0-9])?$", max_length=64)] = Field(
         "UTC", description="IANA time zone, such as Europe/Berlin"
     )
-    days: Annotated[base.Many[Day], Field(min_length=1, max_length=7)] = Field(
+    days: Annotated[base.Many[Day], Field(min_length=1, max_length=7), base.UNIQUE] = Field(
         ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"), description="Days on which it begins"
     )
     start: TimeOfDay = Field(description="When it begins, HH:MM")
@@ -76,15 +76,15 @@ class Schedule(base.Part):
 class Scaling(base.Part):
     """Bounds of the number of replicas."""
 
-    RULES = (base.in_order("min_replicas", "max_replicas"), base.unique("schedules", "name"))
+    RULES = (base.in_order("min_replicas", "max_replicas"),)
 
     min_replicas: int = Field(0, ge=0, le=10_000, description="Least replicas")
     max_replicas: int = Field(10, ge=1, le=10_000, description="Most replicas")
     idle_timeout: Annotated[values.Duration, values.between("1m", "720h")] | None = Field(
         None, description="Without a request for so long the replicas go to zero, where minReplicas is 0"
     )
-    schedules: base.Many[Schedule] = Field(
-        (), description="Other bounds at given times", max_length=16, json_schema_extra=base.keyed("name")
+    schedules: Annotated[base.Many[Schedule], Field(max_length=16), base.keyed("name")] = Field(
+        (), description="Other bounds at given times"
     )
 
 
@@ -201,15 +201,15 @@ class Placement(base.Part):
 
     node_selector: values.NodeSelector = Field({}, description="Labels that a node must have")
     tolerations: base.Many[Toleration] = Field((), description="Taints that are stood", max_length=16)
-    topology_spread: base.Many[TopologySpread] = Field(
-        (), description="Spread over zones, racks or nodes", max_length=4, json_schema_extra=base.keyed("topologyKey")
+    topology_spread: Annotated[base.Many[TopologySpread], Field(max_length=4), base.keyed("topology_key")] = Field(
+        (), description="Spread over zones, racks or nodes"
     )
     priority_class_name: values.DnsName | None = Field(None, description="PriorityClass of the Pods")
     scheduler_name: values.DnsName | None = Field(None, description="Scheduler other than the cluster's default")
     runtime_class_name: values.DnsName | None = Field(None, description="RuntimeClass of the Pods")
     service_account_name: values.DnsName | None = Field(None, description="ServiceAccount of the Pods")
-    image_pull_secrets: base.Many[values.SecretName] = Field(
-        (), description="Secrets for pulling images", max_length=8, json_schema_extra=base.keyed("name")
+    image_pull_secrets: Annotated[base.Many[values.SecretName], Field(max_length=8), base.keyed("name")] = Field(
+        (), description="Secrets for pulling images"
     )
     disruption_budget: DisruptionBudget = Field(
         DisruptionBudget(), description="How many workers evictions may take at a time"

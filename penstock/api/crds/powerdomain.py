@@ -24,7 +24,6 @@ class Breaker(base.Part):
     """The breaker above the domain."""
 
     RULES = (
-        base.unique("trip_curve", "load_percent"),
         base.Rule(
             "!has(self.tripCurve) || self.tripCurve.all(x, self.tripCurve.all(y, x.loadPercent >= y.loadPercent || "
             "duration(x.holdsFor) >= duration(y.holdsFor)))",
@@ -39,11 +38,9 @@ class Breaker(base.Part):
     )
 
     rated_watts: Watts = Field(description="Load that it carries for ever, W")
-    trip_curve: base.Many[TripPoint] = Field(
+    trip_curve: Annotated[base.Many[TripPoint], Field(max_length=16), base.keyed("load_percent")] = Field(
         (),
         description="Overloads and how long it stands them",
-        max_length=16,
-        json_schema_extra=base.keyed("loadPercent"),
     )
 
 
@@ -136,7 +133,6 @@ class Spec(base.Part):
     """What is wanted."""
 
     RULES = (
-        base.unique("priorities", "priority"),
         base.Rule(
             "!has(self.budget.watts) || !has(self.breaker) || self.budget.watts <= self.breaker.ratedWatts",
             lambda it: it.budget.watts is None or it.breaker is None or it.budget.watts <= it.breaker.rated_watts,
@@ -145,8 +141,8 @@ class Spec(base.Part):
         ),
     )
 
-    node_selector: Annotated[values.NodeSelector, Field(min_length=1)] = Field(
-        description="Labels of the members' nodes"
+    node_selector: Annotated[dict[str, values.LabelValue], Field(min_length=1, max_length=16), values.LABEL_KEYS] = (
+        Field(description="Labels of the members' nodes")
     )
     parent: values.DnsName | None = Field(None, description="PowerDomain that this one draws from")
     budget: Budget = Field(description="What it may draw")
@@ -154,11 +150,9 @@ class Spec(base.Part):
     thresholds: Thresholds = Field(Thresholds(), description="Shares of the budget at which something happens")
     telemetry: Telemetry = Field(Telemetry(members="Sum"), description="Where its power is read")
     brake: Brake = Field(Brake(), description="The last resort")
-    priorities: base.Many[PriorityFloor] = Field(
+    priorities: Annotated[base.Many[PriorityFloor], Field(max_length=16), base.keyed("priority")] = Field(
         (),
         description="Floors by priority; without one any machine may be capped to its hardware's least",
-        max_length=16,
-        json_schema_extra=base.keyed("priority"),
     )
 
 

@@ -95,8 +95,8 @@ class Engine(base.Part):
         None, description="Container image; none means the one that this version of Penstock was tested with"
     )
     args: Args = Field((), description="The engine's own flags, as --name=value")
-    env: base.Many[EnvVar] = Field(
-        (), description="Environment variables", max_length=64, json_schema_extra=base.keyed("name")
+    env: Annotated[base.Many[EnvVar], Field(max_length=64), base.keyed("name")] = Field(
+        (), description="Environment variables"
     )
     lora: Lora | None = Field(None, description="Starts the engine ready for LoRA adapters")
     profile: values.DnsName = Field("h100-llama3.1-8b", description="Performance profile of a simulated engine")
@@ -104,8 +104,6 @@ class Engine(base.Part):
     start_timeout: Annotated[values.Duration, values.between("10s", "24h")] = Field(
         "30m", description="A worker that is not ready by then is started again: download, load and warm-up"
     )
-
-    RULES = (base.unique("env", "name"),)
 
 
 class Parallelism(base.Part):
@@ -137,9 +135,7 @@ class Accelerator(base.Part):
     )
 
 
-Accelerators = Annotated[
-    base.Many[Accelerator], Field(max_length=8, json_schema_extra=base.keyed("profile"))
-]  # in order of preference
+Accelerators = Annotated[base.Many[Accelerator], Field(max_length=8), base.keyed("profile")]  # in order of preference
 
 
 class RoleScaling(base.Part):

@@ -72,21 +72,18 @@ class CacheSharing(base.Part):
 class Spec(base.Part):
     """What is granted."""
 
-    RULES = (base.unique("api_keys", "name"), base.unique("budgets", "period"))
-
-    api_keys: base.Many[ApiKey] = Field(
-        (), description="Keys that requests are known by", max_length=64, json_schema_extra=base.keyed("name")
+    api_keys: Annotated[base.Many[ApiKey], Field(max_length=64), base.keyed("name")] = Field(
+        (), description="Keys that requests are known by"
     )
-    models: Annotated[base.Many[values.ModelName], Field(max_length=256)] = Field(
+    models: Annotated[base.Many[values.ModelName], Field(max_length=256), base.UNIQUE] = Field(
         (),
         description="Models that may be asked for; none means all",
-        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
     limits: Limits = Field(Limits(), description="Rates")
     priority: values.Priority = Field(0, description="Lower is served first")
     weight: int = Field(1, ge=1, le=1000, description="Share against other tenants of the same priority")
-    budgets: base.Many[Budget] = Field(
-        (), description="Most use in a period", max_length=3, json_schema_extra=base.keyed("period")
+    budgets: Annotated[base.Many[Budget], Field(max_length=3), base.keyed("period")] = Field(
+        (), description="Most use in a period"
     )
     cache_sharing: CacheSharing = Field(CacheSharing(), description="With whom prefixes are shared")
     suspended: bool = Field(False, description="Refuses all requests")
