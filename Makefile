@@ -12,7 +12,7 @@ BENCH_STAMP := .venv-bench/.installed
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	--no-annotate --python-version 3.11
 
-.PHONY: help setup up test test-compiled test-traces test-vllm check format generate lock bench vllm clean
+.PHONY: help setup up cluster test test-compiled test-traces test-vllm check format generate lock bench vllm clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -29,6 +29,9 @@ up: setup ## A local fleet that answers OpenAI requests (ENGINE=sim|vllm, UP_ARG
 
 test: setup ## The tests (without those that need a vLLM engine or whole traces)
 	$(BIN)/python -m pytest -m "not vllm and not traces" $(PYTEST_ARGS)
+
+cluster: setup ## etcd and the API server for the tests on Kubernetes, built once with Go (KUBEBUILDER_ASSETS takes others)
+	$(BIN)/python -m tests.cluster build
 
 test-traces: setup ## Mooncake's trace on 8 workers and 2 gateways, with kills (3 minutes, PENSTOCK_TRACES=folder)
 	$(BIN)/python -m pytest -m traces -s $(PYTEST_ARGS)

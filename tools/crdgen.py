@@ -18,12 +18,20 @@ FOLDERS = (pathlib.Path("manifests/crds"), pathlib.Path("helm/penstock/crds"))
 HEAD = "# Generated from penstock/api/crds by `python tools/crdgen.py`; do not edit.\n"
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes what several fields share in full at each of them."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Never refers to another place of the file."""
+        return True
+
+
 def render() -> dict[str, str]:
     """Name and text of every file, the same in each folder."""
     found = {}
     for resource in crds.KINDS:
         definition = schema.definition(resource)
-        text = yaml.safe_dump(definition, sort_keys=False, width=120, allow_unicode=True)
+        text = yaml.dump(definition, Dumper=_Plain, sort_keys=False, width=120, allow_unicode=True)
         found[f"{definition['metadata']['name']}.yaml"] = HEAD + text
     return found
 

@@ -7,7 +7,12 @@ import re
 import sys
 import tomllib
 
-LOCKS = ("requirements.lock", "workers/vllm/requirements.lock", "benchmarks/gateway/requirements.lock")
+LOCKS = (
+    "requirements.lock",
+    "workers/vllm/requirements.lock",
+    "benchmarks/gateway/requirements.lock",
+    "tests/cluster/requirements.lock",
+)
 
 
 def _names(specs: list[str]) -> set[str]:
