@@ -9,7 +9,7 @@ import pathlib
 
 import pydantic
 
-from controller import leader, loop, scrape, service, store
+from controller import leader, loop, metrics, scrape, service, store
 from controller import settings as controller_settings
 from controller.hosts import port
 from penstock.api import types, wire
@@ -87,6 +87,7 @@ def build(settings: controller_settings.ControllerSettings) -> tuple[lifecycle.L
     life.add("registry", watcher)
     life.add("host", host)
     life.add("scraper", scraper)
+    life.add("metrics", metrics.MetricsServer(scraper.calibrations, settings.metrics_host, settings.metrics_port))
     life.add("loop", work)
     life.add("grpc", server)
     life.add("address", AddressFile(settings.grpc_address_file, server))

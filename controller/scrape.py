@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+from controller import calibration
 from penstock.api import types
 from penstock.runtime import clock as clocks
 from penstock.runtime import logs, tasks
@@ -36,6 +37,7 @@ class Scraper:
         self._workers: dict[str, types.WorkerRecord] = {}
         self._readings: dict[str, Reading] = {}
         self._task: asyncio.Task[None] | None = None
+        self.calibrations = calibration.Calibrations()
 
     async def start(self) -> None:
         """Starts reading."""
@@ -52,6 +54,7 @@ class Scraper:
             name: record for name, record in workers.items() if record.state is not types.WorkerState.STARTING
         }
         self._readings = {name: value for name, value in self._readings.items() if name in self._workers}
+        self.calibrations.keep(set(self._workers))
 
     def reading(self, worker_id: str) -> Reading | None:
         """The last reading, None where there is none or it is too old."""
@@ -83,7 +86,10 @@ class Scraper:
                 self._log.debug("scrape_failed", worker=record.id, reason=str(exc) or type(exc).__name__)
                 return
         cached = stats.Samples(text).count("penstock:cached_blocks", "penstock_cached_blocks")
+        before = self.reading(record.id)
         self._readings[record.id] = Reading(reading, cached, self._clock.monotonic_s())
+        if before is not None:
+            self.calibrations.take(record.id, record.incarnation, before.stats, reading)
 
 
 async def get(host: str, port: int, path: str) -> bytes:

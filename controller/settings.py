@@ -27,6 +27,10 @@ class ControllerSettings(base.Settings):
     lease_s: float = Field(5.0, ge=0.5, le=60, description="Leader lease, s: a standby takes over within it")
     tick_s: float = Field(0.5, ge=0.05, le=10, description="How often the loop looks at the fleet, s")
     host_s: float = Field(2.0, ge=0.05, le=60, description="How often the host is asked while all is as wanted, s")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Address of the controller's own metrics")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the controller's own metrics (`penstock_perf_*`); unset: none"
+    )
     scrape_s: float = Field(1.0, ge=0.1, le=60, description="How often workers' metrics are read, s")
     surge: int = Field(1, ge=0, le=100, description="Workers above the wanted number while others drain")
     unregistered_s: float = Field(60.0, gt=0, description="Running but unregistered for so long is replaced, s")

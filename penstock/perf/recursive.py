@@ -135,12 +135,15 @@ class Fit:
         """
         rows, self._first = self._first, []
         every = np.stack([row / y for row, y in rows])
-        least, off = math.inf, np.zeros(len(rows))
-        for chosen in itertools.combinations(range(len(rows)), self._terms):
-            found = np.abs(every @ self._remember(rows, chosen) - 1.0)
-            middle = float(np.median(found))
-            if middle < least:
-                least, off = middle, found
+        chosen = np.array(list(itertools.combinations(range(len(rows)), self._terms)))
+        # Terms differ by orders of magnitude: pinv has to see them alike.
+        size = every.max(axis=0, initial=0.0)
+        scaled = every / np.where(size > 0, size, 1.0)
+        tried = np.linalg.pinv(scaled[chosen], rcond=1e-9).sum(axis=2)
+        offs = np.abs(tried @ scaled.T - 1.0)
+        middles = np.median(offs, axis=1)
+        best = int(np.argmin(middles))
+        least, off = float(middles[best]), offs[best]
         # From a median deviation to a standard deviation, for a normal law and so few points (the same source).
         sigma = max(1.4826 * (1 + 5 / (len(rows) - self._terms)) * least, _LEAST_SIGMA)
         self._variance = sigma * sigma
@@ -150,13 +153,13 @@ class Fit:
         self._rejected += len(rows) - len(kept)
         self._in_a_row = 0
 
-    def _remember(self, rows: Sequence[tuple[_Array, float]], chosen: Iterable[int]) -> _Array:
-        """Nothing but these; their solution."""
+    def _remember(self, rows: Sequence[tuple[_Array, float]], chosen: Iterable[int]) -> None:
+        """Nothing but these."""
         self._cells.clear()
         for at in chosen:
             row, y = rows[at]
             self._add(row, y, y)
-        return self._solve()
+        self._solve()
 
     def _restart(self, row: _Array, y: float) -> None:
         """The engine is another than it was: begin again with the observations that did not fit."""
@@ -177,7 +180,7 @@ class Fit:
             _FORGET * weight + 1.0,
         )
 
-    def _solve(self) -> _Array:
+    def _solve(self) -> None:
         matrix = sum((cell[0] for cell in self._cells.values()), np.zeros((self._terms,) * 2))
         vector = sum((cell[1] for cell in self._cells.values()), np.zeros(self._terms))
         weight = sum(cell[2] for cell in self._cells.values())
@@ -190,7 +193,6 @@ class Fit:
         self._inverse, self._scale = np.linalg.inv(ridge), scale
         shares = self._sigma * np.sqrt(np.diag(self._inverse) / weight)
         self._known = tuple(bool(there and share < _KNOWN_WITHIN) for there, share in zip(seen, shares, strict=True))
-        return self._solution
 
 
 def _non_negative(matrix: _Array, vector: _Array) -> _Array:
