@@ -64,6 +64,8 @@ class Placement(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     endpoint: str
     hashes: bytes
+    # Predicted time of its prefill, ms.
+    prefill_ms: float = 0.0
 
 
 class EndpointLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -75,9 +77,8 @@ class EndpointLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
     kv_tokens: int
     # Of `running`, those whose prompt is not prefilled yet.
     waiting: int = 0
-    # Time until those are prefilled, and how busy prefills keep the endpoint (`router.policy.types.Endpoint.busy_ms`), ms.
+    # Predicted time until those are prefilled, ms.
     queued_ms: float = 0.0
-    busy_ms: float = 0.0
 
 
 class GatewayDelta(msgspec.Struct, array_like=True, frozen=True):

@@ -107,7 +107,7 @@ class Gateway:
         self._faded_tick = 0
         self.draining = False
         # Placements since the last batch for the other gateways, or None where nobody listens.
-        self.placements: list[tuple[fleet.Backend, list[int], int]] | None = None
+        self.placements: list[tuple[fleet.Backend, list[int], float]] | None = None
         # Endpoints whose failure needs a probe; the prober empties it.
         self.suspects: dict[str, fleet.Backend] = {}
         # (predicted end in ms, order, exchange or None once it is over), a heap.
@@ -200,7 +200,7 @@ class Gateway:
         if hashes:
             self.fleet.cached(backend, hashes, self.tick)
             if self.placements is not None:
-                self.placements.append((backend, hashes, prompt))
+                self.placements.append((backend, hashes, prefill_ms))
         self.fleet.touch(backend)
 
     def prefilled(self, ex: exchange.Exchange) -> None:

@@ -109,6 +109,7 @@ class Endpoint:
     def fade(self, factor: float, busy_factor: float) -> None:
         """Takes what was placed as older: exp(-t / RECENT_S) and exp(-t / BUSY_S) for a time t."""
         self.busy_ms *= busy_factor
+        self.peer_busy_ms *= busy_factor
         self.recent_requests *= factor
         self.recent_prompt_tokens *= factor
         self.recent_uncached_tokens *= factor

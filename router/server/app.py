@@ -113,6 +113,8 @@ class _Routes:
                     "peer_running": backend.peer_running,
                     "peer_waiting": backend.peer_waiting,
                     "peer_queued_tokens": backend.peer_queued_tokens,
+                    "busy_ms": backend.busy_ms,
+                    "peer_busy_ms": backend.peer_busy_ms,
                     "index_blocks": index.blocks_of(backend.slot),
                     "index_fill": index.fill_of(backend.slot),
                 }

@@ -141,7 +141,9 @@ class Sharing:
         if len(placed) > MAX_WAITING:
             self._seq += 1
             placed = placed[-MAX_WAITING:]
-        placements = [wire.Placement(_name(backend), blocks.pack(hashes)) for backend, hashes, _ in placed]
+        placements = [
+            wire.Placement(_name(backend), blocks.pack(hashes), prefill_ms) for backend, hashes, prefill_ms in placed
+        ]
         self._seq += 1
         if complete:
             self._sent_s = now_s
@@ -161,9 +163,9 @@ class Sharing:
             now = (backend.queued_tokens, backend.running, backend.kv_tokens, backend.waiting)
             if complete:
                 if backend.running:
-                    loads.append(wire.EndpointLoad(name, *now, backend.own_wait_ms(now_ms), backend.busy_ms))
+                    loads.append(wire.EndpointLoad(name, *now, backend.own_wait_ms(now_ms)))
             elif sent.get(name, (0, 0, 0, 0)) != now:
-                loads.append(wire.EndpointLoad(name, *now, backend.own_wait_ms(now_ms), backend.busy_ms))
+                loads.append(wire.EndpointLoad(name, *now, backend.own_wait_ms(now_ms)))
             if backend.running:
                 sent[name] = now
             else:
@@ -215,6 +217,7 @@ class Sharing:
         for placement in delta.placements:
             backend = endpoints.get(placement.endpoint.rpartition("/")[0])
             if backend is not None and _name(backend) == placement.endpoint:
+                backend.peer_busy_ms += placement.prefill_ms
                 self._gateway.fleet.cached(backend, blocks.unpack(placement.hashes), self._gateway.tick)
         if delta.wants_snapshot_of == self._gateway.id:
             self._start(self._give_snapshot(delta.source))
@@ -374,6 +377,5 @@ def _shift(backend: fleet.Backend, load: wire.EndpointLoad | None, sign: int) ->
         backend.peer_running += sign * load.running
         backend.peer_kv_tokens += sign * load.kv_tokens
         backend.peer_waiting += sign * load.waiting
-        # Sums of floats that come and go leave a rest, which must not pass for a load.
+        # A sum of floats that come and go leaves a rest, which must not pass for a load.
         backend.peer_queued_ms = max(0.0, backend.peer_queued_ms + sign * load.queued_ms)
-        backend.peer_busy_ms = max(0.0, backend.peer_busy_ms + sign * load.busy_ms)

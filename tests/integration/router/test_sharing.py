@@ -162,6 +162,20 @@ async def test_load_of_one_gateway_is_seen_by_the_other(fleet: Fleet) -> None:
         await gateways.until(lambda: _peer_running(first, 0))
 
 
+async def test_prefills_of_one_gateway_make_a_worker_busy_for_the_other(fleet: Fleet) -> None:
+    """How busy prefills keep a worker is the same in both, also once nothing runs there any more."""
+    async with gateways.running(**fleet.settings("a")) as first, gateways.running(**fleet.settings("b")) as second:
+        endpoint = await _endpoint_of(second, PROMPT)
+        await _endpoint_of(first, "other " + PROMPT)
+        await gateways.until(lambda: _peer_running(first, 0))
+        await gateways.until(lambda: _is_busy(first, endpoint))
+
+
+async def _is_busy(gateway: gateways.Running, endpoint: str) -> bool:
+    rows = (await gateway.admin.get("/debug/endpoints")).json()["endpoints"]
+    return sum(row["peer_busy_ms"] for row in rows if row["id"] == endpoint) > 0
+
+
 async def _peer_running(gateway: gateways.Running, count: int) -> bool:
     rows = (await gateway.admin.get("/debug/endpoints")).json()["endpoints"]
     # None of them has had a first byte.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from simulator import scenario, simulation
 from tests.support.simulated import asked, play
 
 
@@ -42,3 +43,22 @@ def test_load_of_other_gateways_counts() -> None:
     burst = [asked(number * 0.05, 4096, 400, line=number + 1) for number in range(80)]
     one, four = (play(burst, workers=4, gateways=gateways(n)).figures["ttft_ms"]["p95"] for n in (1, 4))
     assert four < 1.5 * one
+
+
+def test_gateways_agree_on_how_busy_a_worker_is() -> None:
+    """Conversations whose turns meet any gateway stay where they are, as with one gateway."""
+    busy = {
+        "generators": [
+            {
+                "kind": "conversations", "name": "talks", "rate_rps": 3, "duration_s": 120, "turns": 4,
+                "gap_s": {"mean": 15}, "input": {"mean": 8_000},
+            },
+        ],
+        "fleet": {"models": [{"pools": [{"workers": 8, "kv_blocks": 16_000}]}]},
+    }  # fmt: skip
+    one, four = (
+        simulation.run(scenario.parse(busy | {"gateways": {"count": count}})).figures["reuse_blocks"]
+        for count in (1, 4)
+    )
+    assert four == pytest.approx(one, abs=0.02)
+    assert one > 0.4
