@@ -262,11 +262,11 @@ class Status(Part):
 
 
 NAME_RULE = Rule(
-    "self.metadata.name.size() <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+    "self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
     lambda it: (
-        len(it.metadata.name) <= 52 and re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", it.metadata.name) is not None
+        len(it.metadata.name) <= 40 and re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", it.metadata.name) is not None
     ),
-    "metadata.name must be 1 to 52 lower-case letters, digits and dashes, beginning with a letter: it becomes part of "
+    "metadata.name must be 1 to 40 lower-case letters, digits and dashes, beginning with a letter: it becomes part of "
     "the names of Pods and Services",
 )
 

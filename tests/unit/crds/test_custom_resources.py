@@ -85,7 +85,7 @@ def _paths(annotation: Any, path: str) -> list[str]:
         {"spec.drain.timeout": "1d"},
         {"spec.engine.resources.memory": "64GiB"},
         {"spec.rollout.maxSurge": "101%"},
-        {"metadata.name": "a" * 53},
+        {"metadata.name": "a" * 41},
     ],
     ids=lambda each: str(next(iter(each.items()))[:1]) + str(next(iter(each.values())))[:12],
 )
