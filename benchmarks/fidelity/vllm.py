@@ -17,6 +17,7 @@ from penstock import perf
 from penstock.api import types
 from penstock.workload import request
 from simulator import scenario, simulation
+from workers.vllm import tiny_model
 
 ALLOWED = {"p50": 0.2, "p95": 0.2}
 POLICIES = ("default", "least-request", "round-robin")
@@ -24,6 +25,9 @@ POLICIES = ("default", "least-request", "round-robin")
 _LIMITS = ("--max-num-batched-tokens", "2048", "--max-num-seqs", "128")
 _SETTINGS: dict[str, str | int | float | bool] = {"max_model_len": 8192, "kv_cache_bytes": 1 << 27}
 _START_S = 400.0
+# With the tiniest model the engine's Python takes all of a step, and its output waits for the interpreter's lock, often until
+# the answer's end. This one has steps of several ms in which the lock is free, as every real model has.
+_SHAPE = tiny_model.Shape(hidden=512, layers=4, heads=16, inner=1024)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,9 +35,10 @@ class Setting:
     """What is played. `gap_s`: time from one session's beginning to the next, with one engine and with two."""
 
     sessions: pathlib.Path
-    output_tokens: int = 24
-    gap_s: float = 3.0
-    gap_of_two_s: float = 1.5
+    turns: int = 240
+    output_tokens: int = 12
+    gap_s: float = 6.0
+    gap_of_two_s: float = 4.0
     rounds: int = 2
 
 
@@ -58,10 +63,11 @@ async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
     with tempfile.TemporaryDirectory(prefix="fid-") as name:
         folder = pathlib.Path(name)
         path = folder / "profile.json"
-        turns = agents.sessions(setting.sessions, setting.gap_s, setting.output_tokens)
+        tiny_model.write(folder / "model", shape=_SHAPE)
+        turns = agents.sessions(setting.sessions, setting.gap_s, setting.output_tokens)[: setting.turns]
         alone = await _alone(folder, path, turns, tell)
         profile = perf.load_profile(str(path))
-        both = agents.sessions(setting.sessions, setting.gap_of_two_s, setting.output_tokens)
+        both = agents.sessions(setting.sessions, setting.gap_of_two_s, setting.output_tokens)[: setting.turns]
         measured = await _order(folder, path, both, setting.rounds, tell)
         return Found(
             profile,
@@ -76,14 +82,14 @@ async def _alone(
     folder: pathlib.Path, path: pathlib.Path, turns: Sequence[request.TraceRequest], tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """Calibrates one engine, writes its profile, and plays the sessions on it, without a gateway between."""
-    engine = types.EngineSpec(kind="vllm", settings=_SETTINGS)
+    engine = types.EngineSpec(kind="vllm", settings=_SETTINGS | {"model_path": str(folder / "model")})
     async with (
         fleet.workers(folder, engine, 1, _START_S) as redis_url,
         fleet.gateway(folder, redis_url, "round-robin", 1) as (_, [url]),
     ):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "controller.cli.main", "calibrate", "--target", url, "--out", str(path)),
-            *("--max-prompt", "6000", "--rounds", "5", *_LIMITS),
+            *("--max-prompt", "4500", "--max-batch", "8", "--rounds", "3", *_LIMITS),
             stderr=asyncio.subprocess.PIPE,
         )
         _, errors = await process.communicate()
@@ -102,7 +108,8 @@ async def _order(
     tell: Callable[[str], None],
 ) -> dict[str, list[dict[str, Any]]]:
     """Plays the sessions on two engines under each policy, in turn; caches and gateway begin empty."""
-    engine = types.EngineSpec(kind="vllm", profile=str(profile), settings=_SETTINGS)
+    settings = _SETTINGS | {"model_path": str(folder / "model")}
+    engine = types.EngineSpec(kind="vllm", profile=str(profile), settings=settings)
     found: dict[str, list[dict[str, Any]]] = {policy: [] for policy in POLICIES}
     async with fleet.workers(folder, engine, 2, _START_S) as redis_url:
         for number in range(rounds):

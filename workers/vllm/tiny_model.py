@@ -5,6 +5,7 @@ it is for is a real engine with real scheduling and a real KV cache on any machi
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import struct
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-_HIDDEN, _LAYERS, _HEADS, _KV_HEADS, _HEAD_DIM, _INNER, _VOCAB = 128, 2, 4, 2, 32, 256, 320
+_KV_HEADS, _HEAD_DIM, _VOCAB = 2, 32, 320
 _CONTEXT_TOKENS = 32768
 _BYTES = 256
 _SPECIALS = ("<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>")
@@ -27,11 +28,22 @@ _CHAT_TEMPLATE = (
 Tensor = npt.NDArray[np.float32]
 
 
-def write(directory: pathlib.Path, seed: int = 0) -> None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shape:
+    """Size of the model. The default is as small as an engine takes: its steps are the engine's own Python, not arithmetic."""
+
+    hidden: int = 128
+    layers: int = 2
+    heads: int = 4
+    inner: int = 256
+
+
+def write(directory: pathlib.Path, seed: int = 0, shape: Shape | None = None) -> None:
     """Write the checkpoint into `directory` (made if need be; files there are replaced)."""
+    shape = shape or Shape()
     directory.mkdir(parents=True, exist_ok=True)
     ids = {"bos_token_id": _BYTES, "eos_token_id": _BYTES + 1}
-    _write_json(directory / "config.json", _config() | ids)
+    _write_json(directory / "config.json", _config(shape) | ids)
     _write_json(directory / "generation_config.json", ids)
     _write_json(directory / "tokenizer.json", _tokenizer())
     _write_json(
@@ -44,7 +56,7 @@ def write(directory: pathlib.Path, seed: int = 0) -> None:
             "chat_template": _CHAT_TEMPLATE,
         },
     )
-    (directory / "model.safetensors").write_bytes(safetensors(_weights(seed)))
+    (directory / "model.safetensors").write_bytes(safetensors(_weights(seed, shape)))
 
 
 def safetensors(tensors: Mapping[str, Tensor]) -> bytes:
@@ -63,48 +75,48 @@ def safetensors(tensors: Mapping[str, Tensor]) -> bytes:
     return struct.pack("<Q", len(head)) + head + b"".join(tensor.tobytes() for tensor in tensors.values())
 
 
-def _weights(seed: int) -> dict[str, Tensor]:
+def _weights(seed: int, shape: Shape) -> dict[str, Tensor]:
     random = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> Tensor:
         values = random.standard_normal((rows, columns)) * gain / np.sqrt(columns)
         return np.asarray(values, dtype=np.float32)
 
-    ones = np.ones(_HIDDEN, np.float32)
-    head = matrix(_VOCAB, _HIDDEN, 3.0)
+    ones = np.ones(shape.hidden, np.float32)
+    head = matrix(_VOCAB, shape.hidden, 3.0)
     # The special tokens' logits stay 0, so that greedy decoding hardly ever ends by itself.
     head[_BYTES:] = 0.0
     tensors = {
-        "model.embed_tokens.weight": random.standard_normal((_VOCAB, _HIDDEN)).astype(np.float32),
+        "model.embed_tokens.weight": random.standard_normal((_VOCAB, shape.hidden)).astype(np.float32),
         "model.norm.weight": ones,
         "lm_head.weight": head,
     }
-    for layer in range(_LAYERS):
+    for layer in range(shape.layers):
         prefix = f"model.layers.{layer}."
         tensors |= {
             prefix + "input_layernorm.weight": ones,
             prefix + "post_attention_layernorm.weight": ones,
-            prefix + "self_attn.q_proj.weight": matrix(_HEADS * _HEAD_DIM, _HIDDEN, 2.0),
-            prefix + "self_attn.k_proj.weight": matrix(_KV_HEADS * _HEAD_DIM, _HIDDEN, 2.0),
-            prefix + "self_attn.v_proj.weight": matrix(_KV_HEADS * _HEAD_DIM, _HIDDEN, 2.0),
-            prefix + "self_attn.o_proj.weight": matrix(_HIDDEN, _HEADS * _HEAD_DIM),
-            prefix + "mlp.gate_proj.weight": matrix(_INNER, _HIDDEN),
-            prefix + "mlp.up_proj.weight": matrix(_INNER, _HIDDEN),
-            prefix + "mlp.down_proj.weight": matrix(_HIDDEN, _INNER),
+            prefix + "self_attn.q_proj.weight": matrix(shape.heads * _HEAD_DIM, shape.hidden, 2.0),
+            prefix + "self_attn.k_proj.weight": matrix(_KV_HEADS * _HEAD_DIM, shape.hidden, 2.0),
+            prefix + "self_attn.v_proj.weight": matrix(_KV_HEADS * _HEAD_DIM, shape.hidden, 2.0),
+            prefix + "self_attn.o_proj.weight": matrix(shape.hidden, shape.heads * _HEAD_DIM),
+            prefix + "mlp.gate_proj.weight": matrix(shape.inner, shape.hidden),
+            prefix + "mlp.up_proj.weight": matrix(shape.inner, shape.hidden),
+            prefix + "mlp.down_proj.weight": matrix(shape.hidden, shape.inner),
         }
     return tensors
 
 
-def _config() -> dict[str, object]:
+def _config(shape: Shape) -> dict[str, object]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_size": _HIDDEN,
-        "num_hidden_layers": _LAYERS,
-        "num_attention_heads": _HEADS,
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
         "num_key_value_heads": _KV_HEADS,
         "head_dim": _HEAD_DIM,
-        "intermediate_size": _INNER,
+        "intermediate_size": shape.inner,
         "vocab_size": _VOCAB,
         "max_position_embeddings": _CONTEXT_TOKENS,
         "rms_norm_eps": 1e-5,
