@@ -1,0 +1,151 @@
+"""Brings a ModelDeployment's worker Pods to what is wanted: look, decide, act, say."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pydantic
+
+from operators import kube, pods
+from operators.policy import status, workers
+from penstock.api import types
+from penstock.api.crds import base, modeldeployment
+from penstock.runtime import clock as clocks
+from penstock.runtime import errors, logs, registry
+
+Object = dict[str, Any]
+DEPLOYMENTS = f"/apis/{base.API_VERSION}"
+
+
+def deployment_path(namespace: str, name: str = "") -> str:
+    """Path of one ModelDeployment, or of all of a namespace."""
+    return f"{DEPLOYMENTS}/namespaces/{namespace}/modeldeployments{name and '/' + name}"
+
+
+def pod_path(namespace: str, name: str = "") -> str:
+    """Path of one Pod, or of all of a namespace."""
+    return f"/api/v1/namespaces/{namespace}/pods{name and '/' + name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """What was seen at one moment. `found` are the Pods by name, as they are deleted only if unchanged since."""
+
+    deployment: modeldeployment.ModelDeployment
+    observed: workers.Observed
+    found: dict[str, Object]
+
+
+class DeploymentReconciler:
+    """One pass at a time over one deployment; it keeps nothing between passes."""
+
+    def __init__(
+        self, client: kube.KubeClient, store: registry.Registry, clock: clocks.Clock, host: pods.WorkerHost
+    ) -> None:
+        self._kube, self._registry, self._clock, self._host = client, store, clock, host
+        self._log = logs.get("operator")
+
+    async def reconcile(self, namespace: str, name: str) -> bool:
+        """One pass; False where there is no such deployment, or it is being deleted (its Pods are its own then).
+
+        Raises `RetryableError` where the pass has to be made again, `TerminalError` where that would not help.
+        """
+        snapshot = await self._look(namespace, name)
+        if snapshot is None:
+            return False
+        now_s = self._clock.now_s()
+        plan = workers.reconcile(workers.Desired.of(snapshot.deployment), snapshot.observed, now_s)
+        problem = await self._act(snapshot, plan, now_s)
+        # The status is what was seen before the commands: what they did is seen in the next pass, which they cause.
+        await self._say(snapshot, plan.held, problem, now_s)
+        return True
+
+    async def _look(self, namespace: str, name: str) -> Snapshot | None:
+        document = await self._kube.get(deployment_path(namespace, name))
+        if document is None or "deletionTimestamp" in document["metadata"]:
+            return None
+        try:
+            deployment = modeldeployment.ModelDeployment.read(document)
+        except pydantic.ValidationError as exc:
+            raise errors.TerminalError(f"{namespace}/{name}: {exc.error_count()} fields are not understood") from exc
+        registered = await self._registered(name)
+        found, _ = await self._kube.list(pod_path(namespace), f"{pods.DEPLOYMENT_LABEL}={name}")
+        own = [each for each in found if _owner(each) == deployment.metadata.uid]
+        seen = tuple(
+            pods.observed(each, (registered or {}).get(each["metadata"]["name"]), registered is not None)
+            for each in own
+        )
+        observed = workers.Observed(seen, registry=registered is not None)
+        return Snapshot(deployment, observed, {each["metadata"]["name"]: each for each in own})
+
+    async def _registered(self, deployment: str) -> dict[str, types.WorkerState] | None:
+        """States of a deployment's workers in the registry; None while it cannot be asked."""
+        try:
+            entries = await self._registry.snapshot()
+        except errors.RetryableError as exc:
+            self._log.warning("registry_unknown", deployment=deployment, reason=str(exc))
+            return None
+        return {each.record.id: each.record.state for each in entries if each.record.deployment == deployment}
+
+    async def _act(self, snapshot: Snapshot, plan: workers.Plan, now_s: float) -> str:
+        """Carries the commands out, each safe to repeat. What cannot be done at all is returned, for the status."""
+        namespace = snapshot.deployment.metadata.namespace
+        for command in plan.commands:
+            match command:
+                case workers.Create():
+                    try:
+                        document = pods.pod(snapshot.deployment, command, self._host)
+                    except pods.UnsupportedError as exc:
+                        return str(exc)
+                    await self._kube.create(pod_path(namespace), document)
+                case workers.Drain():
+                    await self._drain(snapshot, command.worker, now_s)
+                case workers.Delete():
+                    meta = snapshot.found[command.worker]["metadata"]
+                    path = pod_path(namespace, command.worker)
+                    await self._kube.delete(path, meta["uid"], meta["resourceVersion"])
+            self._log.info("worker_command", command=type(command).__name__, **dataclasses.asdict(command))
+        return ""
+
+    async def _drain(self, snapshot: Snapshot, worker: str, now_s: float) -> None:
+        """First on the Pod, so that a drain whose second half was lost is told again."""
+        meta = snapshot.found[worker]["metadata"]
+        if pods.DRAIN_ANNOTATION not in meta.get("annotations", {}):
+            change = {
+                "metadata": {
+                    "resourceVersion": meta["resourceVersion"],
+                    "annotations": {pods.DRAIN_ANNOTATION: pods.timestamp(now_s)},
+                }
+            }
+            await self._kube.merge(pod_path(meta["namespace"], worker), change)
+        await self._registry.set_state(worker, None, types.WorkerState.DRAINING)
+
+    async def _say(self, snapshot: Snapshot, held: str, problem: str, now_s: float) -> None:
+        """Writes the status where it differs."""
+        before = snapshot.deployment
+        wanted = status.of_deployment(before, snapshot.observed, held, now_s)
+        if problem:
+            generation = before.metadata.generation
+            conditions = before.status.conditions
+            wanted = wanted.model_copy(
+                update={
+                    "conditions": (
+                        status.condition(conditions, status.READY, False, "Unsupported", problem, generation, now_s),
+                    )
+                }
+            )
+        if wanted == before.status:
+            return
+        document = {
+            "apiVersion": base.API_VERSION,
+            "kind": "ModelDeployment",
+            "metadata": {"name": before.metadata.name, "namespace": before.metadata.namespace},
+            "status": wanted.model_dump(by_alias=True, exclude_none=True, mode="json"),
+        }
+        await self._kube.apply(f"{deployment_path(before.metadata.namespace, before.metadata.name)}/status", document)
+
+
+def _owner(found: Object) -> str:
+    """Uid of the controller of an object."""
+    return next((each["uid"] for each in found["metadata"].get("ownerReferences", ()) if each.get("controller")), "")

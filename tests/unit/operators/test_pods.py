@@ -1,0 +1,149 @@
+"""The Pod that a worker gets, and what is read of one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from operators import pods
+from operators.policy import workers
+from penstock.api.crds import modeldeployment
+from penstock.api.types import WorkerState
+from tests.support import custom_resources as support
+from workers.hosting import sim_engine
+from workers.hosting import spec as hosting
+
+HOST = pods.WorkerHost("penstock:test", "redis")
+
+
+def simulated(**spec: Any) -> modeldeployment.ModelDeployment:
+    """The whole first example, but with a simulated engine."""
+    document = support.valid()[0]
+    document["metadata"] |= {"namespace": "models", "uid": "u-1"}
+    engine = {"kind": "sim", "profile": "cpu-tiny", "args": ["--speed=10", "--max-num-seqs=8"]}
+    document["spec"] |= {"engine": engine, "roles": [{"name": "unified", "args": ["--speed=20"]}], **spec}
+    return modeldeployment.ModelDeployment.written(document)
+
+
+def built(**spec: Any) -> dict[str, Any]:
+    """Its first Pod."""
+    return pods.pod(simulated(**spec), workers.Create("llama-hub-0", "unified"), HOST)
+
+
+def test_the_worker_understands_its_specification() -> None:
+    """What the Pod hands to the worker is a valid specification, with the engine's flags; a role's flag wins."""
+    variables = {each["name"]: each for each in built()["spec"]["containers"][0]["env"]}
+    text = variables["PENSTOCK_WORKER_SPEC"]["value"].replace("$(POD_IP)", "10.0.0.7")
+    spec = hosting.WorkerSpec.model_validate_json(text)
+    assert (spec.id, spec.namespace, spec.drain_s, spec.host) == ("llama-hub-0", "models", 900.0, "10.0.0.7")
+    settings = sim_engine.settings_of(spec)
+    assert (settings.port, settings.speed, settings.max_num_seqs) == (pods.ENGINE_PORT, 20.0, 8)
+    names = list(variables)
+    assert names.index("POD_IP") < names.index("PENSTOCK_WORKER_SPEC"), "Kubernetes fills in what stands before"
+
+
+def test_no_secret_is_in_the_pod() -> None:
+    """The registry's URL and variables from Secrets are references."""
+    env = [{"name": "HF_TOKEN", "secretKeyRef": {"name": "hub", "key": "token"}}]
+    engine = {"kind": "sim", "env": env}
+    variables = {each["name"]: each for each in built(engine=engine)["spec"]["containers"][0]["env"]}
+    assert variables["HF_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
+    assert variables["PENSTOCK_WORKER_REDIS_URL"]["valueFrom"] == {"secretKeyRef": {"name": "redis", "key": "url"}}
+    assert "value" not in variables["PENSTOCK_WORKER_REDIS_URL"]
+
+
+def test_the_pod_may_drain_and_start_as_long_as_it_was_granted() -> None:
+    """The grace period holds the drain, the startup probe the start's time limit, also where minutes are many."""
+    found = built(engine={"kind": "sim", "startTimeout": "45m"}, drain={"timeout": "15m"})
+    assert found["spec"]["terminationGracePeriodSeconds"] == 930
+    probe = found["spec"]["containers"][0]["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] == 2700
+    assert found["spec"]["restartPolicy"] == "OnFailure"
+
+
+def test_placement_reaches_the_pod() -> None:
+    """Selectors, tolerations, spread, classes and secrets are the Pod's own fields; what is not given is not there."""
+    spec = built()["spec"]
+    assert spec["nodeSelector"] == {"example.com/pool": "gpu"}
+    assert spec["tolerations"][0]["tolerationSeconds"] == 30
+    assert spec["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"][pods.DEPLOYMENT_LABEL] == "llama-hub"
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    assert set(built(placement={})["spec"]) == {
+        "restartPolicy",
+        "terminationGracePeriodSeconds",
+        "automountServiceAccountToken",
+        "containers",
+    }
+
+
+def test_what_is_not_hosted_is_said() -> None:
+    """An engine that this version cannot host is an error that names what can be."""
+    deployment = modeldeployment.ModelDeployment.written(support.valid()[3])
+    with pytest.raises(pods.UnsupportedError, match=r"engine.kind vllm is not hosted on Pods in this version; sim is"):
+        pods.pod(deployment, workers.Create("x-0", "unified"), HOST)
+
+
+def pod_of(phase: str = "Running", *, ready: bool = True, **metadata: Any) -> dict[str, Any]:
+    """A Pod as the API server gives it."""
+    found = json.loads(json.dumps(built()))
+    found["metadata"] |= {"creationTimestamp": "2026-01-01T00:00:00Z", **metadata}
+    found["status"] = {"phase": phase, "conditions": [{"type": "Ready", "status": "True" if ready else "False"}]}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "registry", "ready"),
+    [
+        (pod_of(), WorkerState.READY, True, True),
+        (pod_of(), WorkerState.STARTING, True, False),
+        (pod_of(), None, True, False),
+        (pod_of(), None, False, True),
+        (pod_of(ready=False), WorkerState.READY, True, False),
+    ],
+)
+def test_ready_is_what_pod_and_registry_say(
+    found: dict[str, Any], state: WorkerState | None, registry: bool, ready: bool
+) -> None:
+    """A worker is ready where its Pod is and the registry routes to it; the Pod alone while that cannot be asked."""
+    assert pods.observed(found, state, registry).ready is ready
+
+
+def test_drain_and_deletion_are_read() -> None:
+    """The drain's beginning is on the Pod, so that an operator that starts anew knows it."""
+    stamp = pods.timestamp(1_767_225_600.0)
+    found = pod_of(annotations={pods.DRAIN_ANNOTATION: stamp}, deletionTimestamp="2026-01-01T00:01:00Z")
+    seen = pods.observed(found, None, True)
+    assert (seen.draining_since_s, seen.deleting, seen.created_s) == (1_767_225_600.0, True, 1_767_225_600.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "problem"),
+    [
+        (
+            {
+                "conditions": [
+                    {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+                ]
+            },
+            "Unschedulable: 0/3 nodes",
+        ),
+        (
+            {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]},
+            "ImagePullBackOff: no such image",
+        ),
+        (
+            {"containerStatuses": [{"state": {"waiting": {"reason": "CreateContainerConfigError", "message": "x"}}}]},
+            "CreateContainerConfigError: x",
+        ),
+        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_keeps_a_pod_from_running_is_read(status: dict[str, Any], problem: str) -> None:
+    """No node, no image, no Secret: the cause in Kubernetes' own words."""
+    found = pod_of("Pending")
+    found["status"] = {"phase": "Pending", **status}
+    seen = pods.observed(found, None, True)
+    assert (seen.problem, seen.phase, seen.ready) == (problem, workers.Phase.PENDING, False)
