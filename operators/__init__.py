@@ -1,4 +1,4 @@
-"""Kubernetes reconcilers for the custom resources.
+"""Kubernetes reconcilers for the custom resources: look at what is there, decide by a pure function, act, say.
 
-Nothing of it is built yet; docs/architecture.md says what belongs here.
+docs/kubernetes.md says what there is and what there is not yet.
 """

@@ -47,19 +47,21 @@ class DeploymentReconciler:
         self._log = logs.get("operator")
 
     async def reconcile(self, namespace: str, name: str) -> bool:
-        """One pass; False where there is no such deployment, or it is being deleted (its Pods are its own then).
+        """One pass; whether all is as wanted. A deployment that is gone or being deleted is: Kubernetes takes its Pods.
 
         Raises `RetryableError` where the pass has to be made again, `TerminalError` where that would not help.
         """
         snapshot = await self._look(namespace, name)
         if snapshot is None:
-            return False
+            return True
         now_s = self._clock.now_s()
         plan = workers.reconcile(workers.Desired.of(snapshot.deployment), snapshot.observed, now_s)
         problem = await self._act(snapshot, plan, now_s)
         # The status is what was seen before the commands: what they did is seen in the next pass, which they cause.
         await self._say(snapshot, plan.held, problem, now_s)
-        return True
+        wanted = sum(pool.wanted for pool in workers.Desired.of(snapshot.deployment).pools)
+        seen = snapshot.observed.workers
+        return not plan.commands and not plan.held and len(seen) == wanted and all(worker.ready for worker in seen)
 
     async def _look(self, namespace: str, name: str) -> Snapshot | None:
         document = await self._kube.get(deployment_path(namespace, name))
