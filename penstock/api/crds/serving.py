@@ -91,7 +91,7 @@ class Engine(base.Part):
     """Which engine the workers run."""
 
     kind: Literal["vllm", "sglang", "sim"] = Field("vllm", description="Engine; sim answers with made-up text")
-    image: Annotated[str, Field(pattern=r"^[^\s]+$", max_length=512)] | None = Field(
+    image: Annotated[str, Field(pattern=r"^[!-~]+$", max_length=512)] | None = Field(
         None, description="Container image; none means the one that this version of Penstock was tested with"
     )
     args: Args = Field((), description="The engine's own flags, as --name=value")

@@ -72,7 +72,8 @@ LabelKey = Annotated[
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 DataKey = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._/:]*[A-Za-z0-9])?$", max_length=256)]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s/@]+(/[^\s@]*)?$", max_length=2048)]
+# Printable ASCII: what `\s` means differs between the two sides. Without `@`, which is where a password would be.
+Url = Annotated[str, Field(pattern=r"^https?://[!-.0-?A-~]+(/[!-?A-~]*)?$", max_length=2048)]
 # An absolute path without a `..` in it.
 FilePath = Annotated[str, Field(pattern=r"^(/([^/.\n][^/\n]*|\.[^/.\n][^/\n]*))+/?$", max_length=1024)]
 Percent = Annotated[int, Field(ge=0, le=100)]
@@ -114,7 +115,7 @@ class HubSource(base.Part):
 class ObjectStoreSource(base.Part):
     """Files from an object store."""
 
-    uri: Annotated[str, Field(pattern=r"^(s3|gs|az)://[^\s/@]+(/[^\s]*)?$", max_length=1024)] = Field(
+    uri: Annotated[str, Field(pattern=r"^(s3|gs|az)://[!-.0-?A-~]+(/[!-~]*)?$", max_length=1024)] = Field(
         description="Bucket and prefix: s3://, gs:// or az://"
     )
     endpoint: Url | None = Field(None, description="Address of a store that speaks the same protocol")
