@@ -98,12 +98,7 @@ class _Client:
         text = self.text(_PROBE_TOKENS * 4)
         for _ in range(3):
             got = await self.ask(text, 2)
-        counted = got.found.prompt_tokens
-        if not counted:
-            raise CalibrateError(
-                f"{self._plan.to.authority}: its answers have no usage.prompt_tokens, so nothing is known"
-            )
-        self._bytes_per_token = len(text) / max(1, counted)
+        self._bytes_per_token = len(text) / got.found.prompt_tokens
 
     def text(self, size_bytes: int) -> str:
         """A text like no other."""
