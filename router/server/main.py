@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import pathlib
 import socket
 import ssl
@@ -288,8 +289,16 @@ async def serve(settings: gateway_settings.GatewaySettings) -> int:
     return 1 if failed else 0
 
 
+def calm_collector() -> None:
+    """Makes the garbage collector look seldom: requests leave no cycles, and a look at all objects stops every stream."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 def run(settings: gateway_settings.GatewaySettings) -> int:
     """Entry point of a gateway process; returns its exit status. Raises PenstockError where it cannot start."""
+    calm_collector()
     logs.configure(settings.log)
     status: int = uvloop.run(serve(settings))
     return status

@@ -18,7 +18,7 @@ def filled(capacity: int | None = None, prompts: int = 10, count: int = 20) -> p
 
 def test_budget_below_one_entry_is_refused() -> None:
     """A budget that holds nothing is an error that says what is allowed."""
-    with pytest.raises(ValueError, match="at least 190 bytes, not 10"):
+    with pytest.raises(ValueError, match="at least 340 bytes, not 10"):
         prefix.PrefixIndex(10)
 
 

@@ -1,0 +1,1 @@
+"""What a routing decision costs, and what the prefix index keeps."""
