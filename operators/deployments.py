@@ -7,7 +7,7 @@ from typing import Any
 
 import pydantic
 
-from operators import kube, pods
+from operators import events, kube, pods
 from operators.policy import status, workers
 from penstock.api import types
 from penstock.api.crds import base, modeldeployment
@@ -37,6 +37,14 @@ class Snapshot:
     found: dict[str, Object]
 
 
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Why a worker cannot be made: no quota, no rights, an engine that is not hosted."""
+
+    reason: str
+    message: str
+
+
 class DeploymentReconciler:
     """One pass at a time over one deployment; it keeps nothing between passes."""
 
@@ -59,6 +67,8 @@ class DeploymentReconciler:
         problem = await self._act(snapshot, plan, now_s)
         # The status is what was seen before the commands: what they did is seen in the next pass, which they cause.
         await self._say(snapshot, plan.held, problem, now_s)
+        if problem is not None:
+            raise errors.TerminalError(problem.message)
         wanted = sum(pool.wanted for pool in workers.Desired.of(snapshot.deployment).pools)
         seen = snapshot.observed.workers
         return not plan.commands and not plan.held and len(seen) == wanted and all(worker.ready for worker in seen)
@@ -90,25 +100,28 @@ class DeploymentReconciler:
             return None
         return {each.record.id: each.record.state for each in entries if each.record.deployment == deployment}
 
-    async def _act(self, snapshot: Snapshot, plan: workers.Plan, now_s: float) -> str:
-        """Carries the commands out, each safe to repeat. What cannot be done at all is returned, for the status."""
+    async def _act(self, snapshot: Snapshot, plan: workers.Plan, now_s: float) -> Problem | None:
+        """Carries the commands out, each safe to repeat. A worker that cannot be made at all is returned, for the status."""
         namespace = snapshot.deployment.metadata.namespace
         for command in plan.commands:
             match command:
                 case workers.Create():
                     try:
                         document = pods.pod(snapshot.deployment, command, self._host)
+                        await self._kube.create(pod_path(namespace), document)
                     except pods.UnsupportedError as exc:
-                        return str(exc)
-                    await self._kube.create(pod_path(namespace), document)
+                        return Problem("Unsupported", str(exc))
+                    except errors.TerminalError as exc:
+                        return Problem("CreationRefused", str(exc))
                 case workers.Drain():
                     await self._drain(snapshot, command.worker, now_s)
                 case workers.Delete():
                     meta = snapshot.found[command.worker]["metadata"]
                     path = pod_path(namespace, command.worker)
                     await self._kube.delete(path, meta["uid"], meta["resourceVersion"])
+            await self._tell(events.of_command(snapshot.deployment, command, now_s))
             self._log.info("worker_command", command=type(command).__name__, **dataclasses.asdict(command))
-        return ""
+        return None
 
     async def _drain(self, snapshot: Snapshot, worker: str, now_s: float) -> None:
         """First on the Pod, so that a drain whose second half was lost is told again."""
@@ -123,20 +136,14 @@ class DeploymentReconciler:
             await self._kube.merge(pod_path(meta["namespace"], worker), change)
         await self._registry.set_state(worker, None, types.WorkerState.DRAINING)
 
-    async def _say(self, snapshot: Snapshot, held: str, problem: str, now_s: float) -> None:
+    async def _say(self, snapshot: Snapshot, held: str, problem: Problem | None, now_s: float) -> None:
         """Writes the status where it differs."""
         before = snapshot.deployment
         wanted = status.of_deployment(before, snapshot.observed, held, now_s)
-        if problem:
-            generation = before.metadata.generation
-            conditions = before.status.conditions
-            wanted = wanted.model_copy(
-                update={
-                    "conditions": (
-                        status.condition(conditions, status.READY, False, "Unsupported", problem, generation, now_s),
-                    )
-                }
-            )
+        if problem is not None:
+            said = (before.status.conditions, status.READY, False, problem.reason, problem.message)
+            condition = status.condition(*said, before.metadata.generation, now_s)
+            wanted = wanted.model_copy(update={"conditions": (condition,)})
         if wanted == before.status:
             return
         document = {
@@ -146,6 +153,17 @@ class DeploymentReconciler:
             "status": wanted.model_dump(by_alias=True, exclude_none=True, mode="json"),
         }
         await self._kube.apply(f"{deployment_path(before.metadata.namespace, before.metadata.name)}/status", document)
+        become = events.of_status(before, wanted, now_s)
+        if become is not None:
+            await self._tell(become)
+
+    async def _tell(self, event: Object) -> None:
+        """Events are for people: one that is lost costs nothing else."""
+        namespace = event["metadata"]["namespace"]
+        try:
+            await self._kube.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
+        except errors.PenstockError as exc:
+            self._log.warning("event_lost", reason=event["reason"], because=str(exc))
 
 
 def _owner(found: Object) -> str:

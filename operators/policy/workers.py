@@ -163,8 +163,12 @@ def _drained(members: Sequence[Worker], registry: bool, timeout_s: float, now_s:
 
 
 def _least_loss(live: Sequence[Worker]) -> list[Worker]:
-    """Those that lose least first: not ready, then the newest."""
-    return sorted(live, key=lambda worker: (worker.ready, -worker.created_s, worker.name))
+    """Those that lose least first: not ready, then the newest, then the highest name (Kubernetes' times are seconds)."""
+    return sorted(live, key=lambda worker: (worker.ready, -worker.created_s, -len(worker.name), _reversed(worker.name)))
+
+
+def _reversed(name: str) -> list[int]:
+    return [-ord(letter) for letter in name]
 
 
 def _free_names(deployment: str, role: str, workers: Sequence[Worker]) -> Iterator[str]:

@@ -134,7 +134,7 @@ def _case(rule: RuleAt) -> Case:
     bad = _with(rule)
     if rule.message in _BY_MESSAGE and (wanted := _BY_MESSAGE[rule.message]):
         for path, value in wanted.items():
-            put(bad, f"{rule.path}.{path}".lstrip("."), value)
+            put(bad, f"{rule.path}.{path}".strip("."), value)
     else:
         _break(rule, bad)
     field = f"{rule.path}{rule.field}".lstrip(".").replace("[]", "[0]")
@@ -171,6 +171,7 @@ _BY_MESSAGE: dict[str, Object] = {
     "prefill and decode must be given together: a request needs both": {"roles": [{"name": "decode"}]},
     "must divide tensor x pipeline x data, so that each node holds as many accelerators": {"nodes": 3},
     "at least one of ttft, itl, e2e must be given": {"ttft": None, "itl": None, "e2e": None},
+    "must be a number from 0.5 to 0.999, like 0.95": {"": 0.4},
     "must be at most e2e": {"ttft": "31s"},
     "must differ from start; an end before the start is on the next day": {"end": "08:00"},
     "at least one of minReplicas, maxReplicas must be given": {"minReplicas": None, "maxReplicas": None},

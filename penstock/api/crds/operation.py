@@ -8,6 +8,10 @@ from pydantic import Field
 
 from penstock.api.crds import base, values
 
+# As a rule: the server rounds a fractional `minimum` where it compares it with a whole number, and takes 0.
+QUANTILE = base.FieldRule(
+    "self >= 0.5 && self <= 0.999", lambda value: 0.5 <= value <= 0.999, "must be a number from 0.5 to 0.999, like 0.95"
+)
 Latency = Annotated[values.Duration, values.between("1ms", "24h")]
 
 
@@ -34,7 +38,9 @@ class SloClass(base.Part):
     ttft: Latency | None = Field(None, description="Time to the first token")
     itl: Latency | None = Field(None, description="Time between tokens")
     e2e: Latency | None = Field(None, alias="e2e", description="Time to the last token")
-    quantile: float = Field(0.95, ge=0.5, le=0.999, description="Part of the requests that must meet the targets")
+    quantile: Annotated[float, Field(gt=0, lt=1), QUANTILE] = Field(
+        0.95, description="Part of the requests that must meet the targets"
+    )
     priority: values.Priority = Field(0, description="Lower is served first, as in vLLM")
 
 

@@ -74,7 +74,7 @@ def _root(resource: type[base.Resource]) -> Schema:
     own = shown["properties"]
     for name in ("apiVersion", "kind"):
         own[name] = {"description": own[name]["description"], "type": "string"}
-    own["metadata"] = {"description": own["metadata"]["description"], "type": "object"}
+    own["metadata"] = {"type": "object"}
     own["status"] = _without_defaults(own["status"])
     shown["required"] = ["spec"]
     return shown
@@ -86,6 +86,9 @@ def structural(raw: Schema, defs: Schema, path: str) -> Schema:
     if "anyOf" in raw:
         raw = _one_type(raw, defs, path)
     unknown = set(raw) - set(_KEPT) - _DROPPED - {"x-kubernetes-int-or-string", "$defs"}
+    for limit in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        if raw.get(limit, 0) != int(raw.get(limit, 0)):
+            raise ValueError(f"{path}: {limit} {raw[limit]} is rounded by the server for whole numbers: use a rule")
     if unknown or "prefixItems" in raw:
         raise ValueError(f"{path}: {sorted(unknown)} has no form in a structural schema")
     shown: Schema = {}
@@ -125,13 +128,17 @@ def _property(raw: Schema, defs: Schema, path: str) -> Schema:
 
 
 def minimal(value: Any, schema: Schema) -> Any:
-    """A default without what the defaults below it say: the server fills these in itself."""
+    """A default without what the defaults below it say: the server fills these in itself.
+
+    Not so where the object has rules: these are tried on the default as it stands, before anything is filled in.
+    """
     if isinstance(value, dict) and "properties" in schema:
+        ruled = base.VALIDATIONS in schema
         kept = {}
         for key, each in value.items():
             below = schema["properties"][key]
             short = minimal(each, below)
-            if short is not None and short != [] and short != below.get("default"):
+            if short is not None and short != [] and (ruled or short != below.get("default")):
                 kept[key] = short
         return kept
     if isinstance(value, list | tuple) and "items" in schema:

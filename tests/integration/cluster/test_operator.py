@@ -89,6 +89,12 @@ class Stage:
         self.pod_says(name, "Running", ready=True)
         return await self.register(name)
 
+    def events(self) -> list[str]:
+        """Reasons of the deployment's events, with how often each was said."""
+        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events"
+        found = self.server.get(path).json()["items"]
+        return sorted(each["reason"] for each in found if each["regarding"]["name"] == "m")
+
     async def states(self) -> dict[str, str]:
         """What the registry says of each worker."""
         return {each.record.id: str(each.record.state) for each in await self.registry.snapshot()}
@@ -132,9 +138,11 @@ async def test_a_pass_without_a_change_writes_nothing(stage: Stage) -> None:
     await stage.once()
     await stage.once()
     before = stage.deployment()["metadata"]["resourceVersion"], stage.pods()
-    stage.clock.advance(3600)
+    assert stage.events() == ["WorkerCreated", "WorkerCreated", "WorkersStarting"]
+    await stage.clock.advance(3600)
     await stage.once()
     assert (stage.deployment()["metadata"]["resourceVersion"], stage.pods()) == before
+    assert stage.events() == ["WorkerCreated", "WorkerCreated", "WorkersStarting"]
 
 
 async def test_scaling_in_drains_before_it_deletes(stage: Stage) -> None:
@@ -154,6 +162,7 @@ async def test_scaling_in_drains_before_it_deletes(stage: Stage) -> None:
     assert sorted(stage.pods()) == ["m-0"]
     assert await stage.once()
     assert (await stage.states())["m-0"] == "ready"
+    assert [each for each in stage.events() if each.startswith("WorkerD")] == ["WorkerDeleted", "WorkerDraining"]
 
 
 async def test_the_deadline_ends_a_drain(stage: Stage) -> None:
@@ -164,10 +173,10 @@ async def test_the_deadline_ends_a_drain(stage: Stage) -> None:
         await stage.serve(name)
     stage.scale(0)
     await stage.once()
-    stage.clock.advance(89)
+    await stage.clock.advance(89)
     await stage.once()
     assert len(stage.pods()) == 2
-    stage.clock.advance(1)
+    await stage.clock.advance(1)
     await stage.once()
     assert stage.pods() == {}
 
@@ -218,10 +227,20 @@ async def test_an_engine_that_is_not_hosted_is_said(stage: Stage) -> None:
     """A deployment that this version cannot host makes no Pod, and its condition says what can be hosted."""
     document = support.valid()[3] | {"metadata": {"name": "m"}}
     assert stage.server.create(document, stage.namespace).is_success
-    await stage.once()
+    with pytest.raises(errors.TerminalError):
+        await stage.once()
     assert stage.pods() == {}
     assert stage.ready()["reason"] == "Unsupported"
     assert "engine.kind vllm is not hosted" in stage.ready()["message"]
+
+
+async def test_a_refused_pod_is_said(stage: Stage) -> None:
+    """Where the API server refuses a worker's Pod, the condition has the server's own words."""
+    stage.create(placement={"priorityClassName": "nobody-made-it"})
+    with pytest.raises(errors.TerminalError):
+        await stage.once()
+    assert stage.ready()["reason"] == "CreationRefused"
+    assert "no PriorityClass with name nobody-made-it was found" in stage.ready()["message"]
 
 
 @pytest.mark.parametrize("resource", unbuilt.KINDS, ids=lambda each: each.__name__)

@@ -116,6 +116,25 @@ def test_every_form_becomes_structural() -> None:
     }
 
 
+def test_the_default_of_an_object_with_rules_is_whole() -> None:
+    """The server tries an object's rules on its default before it fills in the defaults below."""
+
+    class Ruled(base.Part):
+        """Has a rule over fields with defaults."""
+
+        RULES = (base.in_order("least", "most"),)
+
+        least: int = Field(1, description="least")
+        most: int = Field(2, description="most")
+
+    class Whole(base.Part):
+        """Holds one."""
+
+        ruled: Ruled = Field(Ruled(), description="ruled")
+
+    assert of(Whole)["properties"]["ruled"]["default"] == {"least": 1, "most": 2}
+
+
 def test_a_field_without_a_description_ends_the_generator() -> None:
     """`kubectl explain` shall say something of every field."""
 
@@ -126,6 +145,18 @@ def test_a_field_without_a_description_ends_the_generator() -> None:
 
     with pytest.raises(ValueError, match="Bare.field: has no description"):
         of(Bare)
+
+
+def test_a_fractional_limit_ends_the_generator() -> None:
+    """The server compares a whole number with the rounded limit, so 0 would pass for 0.5: a rule says it exactly."""
+
+    class Share(base.Part):
+        """Has a limit that the server rounds."""
+
+        field: float = Field(0.9, ge=0.5, description="share")
+
+    with pytest.raises(ValueError, match=r"Share.field: minimum 0.5 is rounded by the server"):
+        of(Share)
 
 
 def test_what_has_no_structural_form_ends_the_generator() -> None:

@@ -69,6 +69,11 @@ CASES = {
         (serving("m-0"), pending("m-1")),
         [Delete("m-1", "2 workers of role unified, 1 wanted")],
     ),
+    "too many: of the same age the highest number goes": (
+        wanted(unified=2),
+        (serving("m-2"), serving("m-10"), serving("m-9")),
+        [Drain("m-10", "3 workers of role unified, 2 wanted")],
+    ),
     "to zero": (wanted(unified=0), (serving("m-0"),), [Drain("m-0", "1 workers of role unified, 0 wanted")]),
     "a role that is not wanted any more": (
         wanted(unified=1),
