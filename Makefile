@@ -28,6 +28,7 @@ up: setup ## A local fleet that answers OpenAI requests (ENGINE=sim|vllm, UP_ARG
 	@exec $(BIN)/penstock up --engine "$(ENGINE)" $(UP_ARGS)
 
 test: setup ## The tests (without those that need a vLLM engine or whole traces)
+	-@$(BIN)/python -m tests.cluster build
 	$(BIN)/python -m pytest -m "not vllm and not traces" $(PYTEST_ARGS)
 
 cluster: setup ## etcd and the API server for the tests on Kubernetes, built once with Go (KUBEBUILDER_ASSETS takes others)

@@ -126,6 +126,7 @@ def _variations(value: Any) -> list[Any]:
     raise AssertionError(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", support.valid(), ids=lambda each: f"{each['kind']}-{each['metadata']['name']}")
 def test_both_sides_agree_about_variations(server: api.Api, namespace: str, document: support.Object) -> None:
     """Whatever one field of an object is changed to, the server refuses the object where the type does, and only there."""
