@@ -23,6 +23,8 @@ if [ ! -x "$venv/bin/pip" ]; then
     fi
     rm -f /tmp/penstock-venv.$$
 fi
+echo "setup: installing what requirements.lock names into $venv (700 MB, once; a minute or more)"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+echo "setup: compiling the gateway's hot path (half a minute; left out where there is no C compiler)"
 "$venv/bin/python" tools/compile_hotpath.py

@@ -39,5 +39,7 @@ def gateway(file: pathlib.Path | None, endpoints: tuple[str, ...], **flags: obje
             flags={"endpoints": endpoints or None, **flags},
         )
         raise SystemExit(main.run(settings))
+    except errors.SettingsError as exc:
+        raise click.UsageError(str(exc)) from exc
     except errors.PenstockError as exc:
         raise click.ClickException(str(exc)) from exc

@@ -19,8 +19,17 @@ def holder(port: int) -> str:
                 with contextlib.suppress(OSError):
                     target = os.readlink(link)
                     if target.startswith("socket:[") and target[8:-1] in inodes:
-                        return f"pid {folder.name} ({(folder / 'comm').read_text().strip()})"
+                        return f"pid {folder.name} ({_name(folder)})"
     return "another process (of another user, or outside this machine's view)"
+
+
+def _name(folder: pathlib.Path) -> str:
+    """What a process is called: of an interpreter the script or module that it runs."""
+    words = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    plain = [pathlib.PurePath(word).name for word in words if word and not word.startswith("-")]
+    if len(plain) > 1 and plain[0].startswith("python") and "-c" not in words:
+        return f"{plain[0]} {plain[1]}"
+    return plain[0] if plain else (folder / "comm").read_text().strip()
 
 
 def reserve(host: str, port: int) -> socket.socket | None:

@@ -146,7 +146,10 @@ class Exchange(upstream.Listener):
         """The engine's connection ended while the answer was not complete."""
         connection, self.connection = self.connection, None
         if self.state == _UNTIL_CLOSE and exc is None:
-            self._complete()
+            if self._lacks_its_end():
+                self._cut("the engine's connection ended before the stream did", suspect=False)
+            else:
+                self._complete()
         elif self.wrote:
             self._cut("the engine's connection was lost")
         elif connection is not None and connection.used and not self.received and self.head is None:
@@ -369,21 +372,34 @@ class Exchange(upstream.Listener):
         self._reset()
         self._attempt()
 
-    def _cut(self, why: str) -> None:
-        """The answer has begun and cannot be finished."""
+    def _lacks_its_end(self) -> bool:
+        """Whether a stream that lasts until the connection closes has not said `[DONE]`: then nothing else tells its end."""
+        head = self.head
+        return (
+            self.features.stream
+            and head is not None
+            and head.status == 200
+            and b"text/event-stream" in head.headers.lower()
+            and b"[DONE]" not in self.prior[-_SMALL_BYTES:] + self.tail
+        )
+
+    def _cut(self, why: str, suspect: bool = True) -> None:
+        """The answer has begun and cannot be finished. `suspect`: the endpoint is to blame."""
         owner = self.gateway
         backend = self.backend
         self._end_upstream()
         if backend is not None:
             owner.release(self)
-            owner.suspect(backend)
+            if suspect:
+                owner.suspect(backend)
         owner.active.discard(self)
         owner.account.cut_streams += 1
         owner.account.answered(self.features.model, 502)
-        mid_chunk = self.scanner is None or bool(self.scanner.inside)
+        # An event can follow whole chunks, or what lasts until the connection closes.
+        mid_chunk = bool(self.scanner.inside) if self.scanner is not None else self.state != _UNTIL_CLOSE
         self.state = _DONE
         event = error_body(Reason.UPSTREAM_FAILED, f"{why} after {self.chunks} chunks; the answer is incomplete")
-        self.front.cut(self, None if mid_chunk else event, ended_event=self.tail.endswith(b"\n\n\r\n"))
+        self.front.cut(self, None if mid_chunk else event, ended_event=self.tail.endswith((b"\n\n\r\n", b"\n\n")))
 
     def _refuse(self, reason: Reason, message: str, param: str | None = None) -> None:
         owner = self.gateway

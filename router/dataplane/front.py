@@ -403,7 +403,7 @@ class FrontProtocol(HttpToolsProtocol):
             return
         text = b"" if ended_event else b"\n\n"
         text += b"data: " + event + b"\n\ndata: [DONE]\n\n"
-        if self.takes_chunks:
+        if self.takes_chunks and ex.head is not None and ex.head.chunked:
             text = b"%x\r\n%b\r\n0\r\n\r\n" % (len(text), text)
         self.transport.write(text)
         self.finished(ex)

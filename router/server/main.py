@@ -171,7 +171,9 @@ class Ticker:
         if any(pool.bits for pool in owner.fleet.pools.values()):
             self._health.clear(degraded.NO_ENDPOINT)
         else:
-            self._health.set(degraded.NO_ENDPOINT, f"none of {len(owner.fleet.backends)} endpoints takes requests")
+            self._health.set(
+                degraded.NO_ENDPOINT, f"no endpoint takes requests; {len(owner.fleet.backends)} have answered"
+            )
 
 
 class Draining:

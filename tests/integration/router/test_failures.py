@@ -68,6 +68,32 @@ async def test_break_in_mid_stream_ends_with_an_error_event(engines: list[script
     assert cut == 1
 
 
+@pytest.mark.parametrize("done", [True, False])
+async def test_stream_without_framing_is_whole_only_with_its_last_event(
+    engines: list[scripted_engine.ScriptedEngine], done: bool
+) -> None:
+    """Where the end of the connection is the only framing, a stream that did not say [DONE] ends with an error event."""
+
+    async def until_close(received: scripted_engine.Received) -> None:
+        received.writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+        received.writer.write(scripted_engine.event("w0 ") + (b"data: [DONE]\n\n" if done else b""))
+        await received.writer.drain()
+        received.writer.close()
+
+    for engine in engines:
+        engine.behaviour = until_close
+    async with gateways.running(*(engine.url for engine in engines)) as gateway:
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        answer = await gateway.client.post("/v1/chat/completions", json=body)
+        cut = await gateway.metric("penstock_gateway_cut_streams_total")
+        ejected = await gateway.metric("penstock_gateway_ejections_total")
+    events = [line for line in answer.text.split("\n\n") if line]
+    assert "w0" in events[0]
+    assert events[-1] == "data: [DONE]"
+    assert ("upstream_failed" in events[-2]) is not done
+    assert (cut, ejected) == (0 if done else 1, 0)
+
+
 async def test_all_engines_down_is_an_error_in_openais_shape(engines: list[scripted_engine.ScriptedEngine]) -> None:
     """With every engine gone the client gets 502 or 503, soon, and readiness says so."""
     async with gateways.running(*(engine.url for engine in engines)) as gateway:

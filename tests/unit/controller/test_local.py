@@ -7,7 +7,9 @@ import os
 import pathlib
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 
 import pytest
 from click import testing
@@ -19,12 +21,20 @@ from penstock.runtime import clock, processes
 
 
 def test_taken_port_names_its_holder() -> None:
-    """A port with a listener cannot be reserved, and the holder is named by pid and command."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        assert ports.reserve("127.0.0.1", port) is None
-        command = pathlib.Path(f"/proc/{os.getpid()}/comm").read_text().strip()
-        assert ports.holder(port) == f"pid {os.getpid()} ({command})"
+    """A port with a listener cannot be reserved, and the holder is named by pid and by what its interpreter runs."""
+    program = (
+        "import http.server as s; h = s.HTTPServer(('127.0.0.1', 0), None); "
+        "print(h.server_port, flush=True); h.serve_forever()"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        script = pathlib.Path(folder, "listener.py")
+        script.write_text(program)
+        with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            assert ports.reserve("127.0.0.1", port) is None
+            assert ports.holder(port) == f"pid {process.pid} ({pathlib.Path(sys.executable).name} listener.py)"
+            process.kill()
 
 
 def test_shared_listener_counts_as_taken() -> None:
