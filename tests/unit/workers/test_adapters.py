@@ -1,4 +1,4 @@
-"""Metric adapters: text recorded from vLLM, and text written from the names that SGLang documents."""
+"""Metric adapters: text recorded from vLLM, and from the metric collectors of SGLang."""
 
 import pathlib
 
