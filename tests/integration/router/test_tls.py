@@ -84,7 +84,7 @@ async def test_wrong_certificate_files_stop_the_start(tmp_path: pathlib.Path) ->
     ):
         options = ["--endpoint", "http://127.0.0.1:9", "--tls-cert", str(cert)]
         async with gateway(tmp_path, *options, *(("--tls-key", str(key)) if key else ())) as (child, said):
-            assert said == {} and child.exit_code == 1, (cert, key)
+            assert said == {} and child.exit_code == 2, (cert, key)
             text = child.log_tail(20_000)
             assert named in text and "Traceback" not in text, text
         (tmp_path / "gateway.log").unlink()
