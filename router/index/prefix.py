@@ -141,7 +141,7 @@ class PrefixIndex:
                 holders[block] = bit if before is None else before | bit
             lru[block] = stamp | size
         self.tick = tick
-        if added_bytes:
+        if added or added_bytes:
             self.entries += added
             held.held_bytes += added_bytes
             if held.limit_bytes is not None and held.held_bytes > held.limit_bytes:

@@ -116,3 +116,13 @@ def test_a_size_put_right_counts_against_the_capacity() -> None:
     room, _ = index.room_of(0)
     assert room is not None
     assert room >= 0
+
+
+def test_new_blocks_count_whatever_the_sizes_come_to() -> None:
+    """Blocks that are added while a snapshot's sizes are put right are entries, also where the bytes cancel out."""
+    index = prefix.PrefixIndex(1 << 20)
+    index.add_endpoint(0, None)
+    index.load(0, [8, 7])
+    # Six new blocks of 64 bytes, and two that were taken for 256 and have 64.
+    index.insert(0, [1, 2, 3, 4, 5, 6, 7, 8])
+    assert index.entries == index.blocks_of(0) == 8
