@@ -56,17 +56,19 @@ check: setup ## Format, lint, types, import contracts, generated files
 	$(BIN)/python tools/configdoc.py --check
 	$(BIN)/python tools/fitdoc.py --check
 	$(BIN)/python tools/crdgen.py --check
+	$(BIN)/python tools/chartgen.py --check
 	$(BIN)/python tools/lockcheck.py
 
 format: setup ## Formats the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: setup ## Writes the generated files (protos, configuration reference, custom resources)
+generate: setup ## Writes the generated files (protos, configuration reference, custom resources, chart, manifests)
 	$(BIN)/python tools/protogen.py
 	$(BIN)/python tools/configdoc.py
 	$(BIN)/python tools/fitdoc.py
 	$(BIN)/python tools/crdgen.py
+	$(BIN)/python tools/chartgen.py
 
 lock: setup ## Resolves the dependencies anew into requirements.lock and the benchmark's
 	$(BIN)/pip install --quiet uv

@@ -25,7 +25,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--grpc-port", type=int)
     parser.add_argument("--namespace")
     parser.add_argument("--ray-address")
-    parser.add_argument("--host", help="Where workers run: ray, process")
+    parser.add_argument("--host", help="Where workers run: ray, process, none")
     return parser
 
 

@@ -7,7 +7,7 @@ import dataclasses
 
 from controller import leader, scrape, store
 from controller import settings as controller_settings
-from controller.hosts import port
+from controller.hosts import none, port
 from controller.policy import fleet
 from penstock.api import types
 from penstock.runtime import clock as clocks
@@ -132,6 +132,10 @@ class Loop:
             return
         if self._led_epoch != self._leader.epoch:
             await self._take_over()
+        if self._settings.host == "none":
+            # The operator writes the deployments and keeps their workers.
+            self.deployments = await self._store.deployments()
+            return
         await self._load_deployments()
         decision = fleet.reconcile(self._desired(), self._observed(), self.memory.state, self._clock.now_s())
         if decision.reason != self._last_reason:
@@ -262,6 +266,7 @@ class Loop:
 
     async def scale(self, name: str, role: str, replicas: int) -> int:
         """Sets a pool's wanted number; the one before. Raises `TerminalError` for what is not there or not allowed."""
+        self._refuse_without_host()
         async with self.lock:
             deployment = self._known(name)
             pools, previous = [], None
@@ -285,6 +290,7 @@ class Loop:
 
     async def apply(self, deployment: types.ModelDeployment) -> int:
         """Creates or replaces a deployment; its generation."""
+        self._refuse_without_host()
         async with self.lock:
             generation = await self._put(deployment)
             await self._emit("deployment", deployment.name, f"generation {generation}")
@@ -293,6 +299,7 @@ class Loop:
 
     async def drain(self, worker_id: str, replace: bool) -> str:
         """Chooses a worker to go; its state. Raises `TerminalError` where there is none."""
+        self._refuse_without_host()
         async with self.lock:
             self._looked_s = float("-inf")
             await self._look_at_host()
@@ -335,6 +342,10 @@ class Loop:
         await self._store.put_deployment(new)
         self.deployments = {**self.deployments, new.name: new}
         return generation
+
+    def _refuse_without_host(self) -> None:
+        if self._settings.host == "none":
+            raise errors.TerminalError(none.REFUSAL)
 
     def _known(self, name: str) -> types.ModelDeployment:
         if name not in self.deployments:

@@ -11,7 +11,7 @@ import pydantic
 
 from controller import leader, loop, metrics, scrape, service, store
 from controller import settings as controller_settings
-from controller.hosts import port
+from controller.hosts import none, port
 from penstock.api import types, wire
 from penstock.api.proto import control_pb2_grpc
 from penstock.runtime import clock as clocks
@@ -48,6 +48,8 @@ def read_deployments(path: pathlib.Path | None) -> tuple[types.ModelDeployment, 
 
 def make_host(settings: controller_settings.ControllerSettings) -> port.WorkerHost:
     """The host that the settings name."""
+    if settings.host == "none":
+        return none.NoHost()
     if settings.host == "process":
         from controller.hosts import process
 

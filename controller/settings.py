@@ -34,7 +34,9 @@ class ControllerSettings(base.Settings):
     scrape_s: float = Field(1.0, ge=0.1, le=60, description="How often workers' metrics are read, s")
     surge: int = Field(1, ge=0, le=100, description="Workers above the wanted number while others drain")
     unregistered_s: float = Field(60.0, gt=0, description="Running but unregistered for so long is replaced, s")
-    host: Literal["ray", "process"] = Field("ray", description="Where workers run")
+    host: Literal["ray", "process", "none"] = Field(
+        "ray", description="Where workers run; `none`: the Kubernetes operator keeps them, the controller only looks"
+    )
     ray_address: str = Field("", description="Address of a Ray cluster (GCS `host:port`, or `ray://host:port`)")
     ray_address_file: pathlib.Path | None = Field(None, description="File in which a starting Ray leaves its address")
     log_dir: pathlib.Path = Field(pathlib.Path("logs"), description="Folder of workers' logs (host `process`)")

@@ -34,11 +34,11 @@ class KubeClient:
     """All methods raise `RetryableError` where the server is away, busy or in conflict, else `TerminalError`."""
 
     def __init__(self, server: str, ssl_context: ssl.SSLContext, token: str) -> None:
-        """`token` is that of a ServiceAccount; `server` begins with https://."""
+        """`token` may be empty where the context shows a certificate; `server` begins with https://."""
         self._http = httpx.AsyncClient(
             base_url=server,
             verify=ssl_context,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=_TIMEOUT_S,
             trust_env=False,
         )

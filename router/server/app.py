@@ -66,9 +66,12 @@ class _Routes:
         """The process answers."""
         return JSONResponse({"status": "ok"})
 
-    async def readyz(self) -> Response:
-        """Whether requests can be served now."""
-        ready = any(pool.bits for pool in self.gateway.fleet.pools.values())
+    async def readyz(self, exclude: str = "") -> Response:
+        """Whether requests can be served now. With `exclude=endpoints`: whether the gateway itself takes them.
+
+        An orchestrator asks for the latter, or an outage of the workers would take the gateways, and their answers, away.
+        """
+        ready = exclude == "endpoints" or any(pool.bits for pool in self.gateway.fleet.pools.values())
         if self.gateway.draining or not ready:
             reason = "draining" if self.gateway.draining else "no endpoint is ready"
             return JSONResponse({"status": "not ready", "reason": reason}, 503)

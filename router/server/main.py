@@ -255,7 +255,11 @@ def build(
         wire_keys = wire.Keys(settings.namespace)
         store = registry.RedisRegistry(link.client, wire_keys)
         policies = deployments.DeploymentPolicies(owner, link.client, wire_keys, health, dict(owner.profile_of_model))
-        source = registered.RegisteredSource(owner, link, store, clock, health, address, admin_address, policies)
+        shown = settings.advertise_host
+        source = registered.RegisteredSource(
+            owner, link, store, clock, health,
+            (shown or address[0], address[1]), (shown or admin_address[0], admin_address[1]), policies,
+        )  # fmt: skip
         share = sharing.Sharing(
             owner, link, wire_keys, clock, health,
             interval_s=settings.share.interval_s, peer_timeout_s=settings.share.peer_timeout_s,

@@ -56,6 +56,9 @@ class GatewaySettings(base.Settings):
     port: int = Field(8080, ge=0, le=65535, description="Port that clients connect to; 0 takes a free one")
     admin_host: str = Field("127.0.0.1", min_length=1, description="Address of the admin port")
     admin_port: int = Field(0, ge=0, le=65535, description="Port for metrics and debug; 0 takes a free one")
+    advertise_host: str | None = Field(
+        None, min_length=1, description="Address that others reach both ports at, where they listen on all; unset: host"
+    )
     policy: str = Field(profiles.DEFAULT, description="Routing profile: " + ", ".join(profiles.names()))
     policies: dict[str, str] = Field(
         default_factory=dict, description="Routing profile per model name, before `policy`"

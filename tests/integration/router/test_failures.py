@@ -102,11 +102,13 @@ async def test_all_engines_down_is_an_error_in_openais_shape(engines: list[scrip
         first = await gateway.chat()
         second = await gateway.chat()
         ready = await gateway.client.get("/readyz")
+        itself = await gateway.client.get("/readyz", params={"exclude": "endpoints"})
     assert first.status_code == 502
     assert second.status_code == 503
     assert second.headers["retry-after"] == "1"
     assert second.json()["error"]["code"] == "no_ready_endpoint"
     assert ready.status_code == 503
+    assert itself.status_code == 200, "the gateway itself is well: Kubernetes must not take it away"
 
 
 async def test_kept_connection_that_closed_is_no_failure(engines: list[scripted_engine.ScriptedEngine]) -> None:

@@ -1,0 +1,53 @@
+"""`helm test`: a gateway is there and, where a model is served, answers a request; the controller says it is healthy."""
+
+import json
+import os
+import ssl
+import sys
+import urllib.error
+import urllib.request
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+GATEWAY, CONTROLLER = os.environ["GATEWAY"], os.environ["CONTROLLER"]
+CA = os.environ.get("GATEWAY_CA")
+CONTEXT = ssl.create_default_context(cafile=CA) if CA else None
+
+
+def ask(path, body=None):
+    """Status and body of an answer."""
+    request = urllib.request.Request(GATEWAY + path, json.dumps(body).encode() if body else None)
+    request.add_header("Content-Type", "application/json")
+    if key := os.environ.get("API_KEY"):
+        request.add_header("Authorization", f"Bearer {key}")
+    try:
+        with urllib.request.urlopen(request, timeout=60, context=CONTEXT) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as exc:
+        return exc.code, json.loads(exc.read() or b"{}")
+
+
+status, body = ask("/readyz?exclude=endpoints")
+print(f"gateway {GATEWAY}: {status} {body}")
+if status != 200:
+    sys.exit(1)
+with grpc.insecure_channel(CONTROLLER) as channel:
+    served = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10).status
+print(f"controller {CONTROLLER}: {health_pb2.HealthCheckResponse.ServingStatus.Name(served)}")
+if served != health_pb2.HealthCheckResponse.SERVING:
+    sys.exit(1)
+status, body = ask("/v1/models")
+if status == 401:
+    print("API keys are on: no request is sent (set API_KEY)")
+    sys.exit(0)
+models = [each["id"] for each in body["data"] if each["endpoints"]]
+if not models:
+    print("no model is served yet: nothing to ask. Apply a ModelDeployment and run `helm test` again")
+    sys.exit(0)
+status, body = ask(
+    "/v1/chat/completions",
+    {"model": models[0], "messages": [{"role": "user", "content": "Say hello"}], "max_tokens": 8},
+)
+print(f"{models[0]}: {status} {json.dumps(body)[:400]}")
+sys.exit(0 if status == 200 and body["choices"][0]["message"]["content"] else 1)

@@ -1,0 +1,235 @@
+"""The chart as helm renders it."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import re
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+
+from controller import settings as controller_settings
+from penstock.runtime import settings
+from router.server import settings as gateway_settings
+from tests.support import charts
+
+EVERYTHING = (
+    "gateway.tls.mode=selfSigned",
+    "gateway.apiKeysSecret=keys",
+    "gateway.autoscaling.enabled=true",
+    "controller.tlsSecret=mtls",
+    "monitoring.podMonitor.enabled=true",
+    "monitoring.rules.enabled=true",
+    "monitoring.dashboards.enabled=true",
+    'images.pullSecrets=["registry"]',
+    'gateway.pods.tolerations=[{"key": "a", "operator": "Exists"}]',
+    "bindAddress=::",
+)
+
+
+@pytest.mark.parametrize("sets", [(), EVERYTHING], ids=["default", "everything"])
+def test_every_pod_passes_the_restricted_standard(sets: tuple[str, ...]) -> None:
+    """Non-root, no escalation, no capability, seccomp, nothing of the host, a root that cannot be written."""
+    specs = charts.pod_specs(charts.template(*sets))
+    assert len(specs) == 6, sorted(specs)
+    for name, spec in specs.items():
+        pod = spec["securityContext"]
+        assert pod["runAsNonRoot"] and pod["runAsUser"] > 0 and pod["seccompProfile"]["type"] == "RuntimeDefault", name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec), name
+        assert all(set(each) - {"name"} <= {"configMap", "secret", "emptyDir"} for each in spec.get("volumes", ())), (
+            name
+        )
+        for container in spec["containers"]:
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False and own["readOnlyRootFilesystem"] is True, name
+            assert own["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["resources"]["requests"] and container["resources"]["limits"]["memory"], name
+
+
+def test_no_pod_gets_service_variables() -> None:
+    """A Service `penstock-gateway` would set PENSTOCK_GATEWAY_PORT to an URL, which is a setting of ours."""
+    for name, spec in charts.pod_specs(charts.template()).items():
+        assert spec["enableServiceLinks"] is False, name
+
+
+def test_only_the_operator_and_the_crd_job_get_a_token() -> None:
+    """The others speak to Redis, and have no rights to give away."""
+    objects = charts.template()
+    accounts = {each["metadata"]["name"]: each for each in objects if each["kind"] == "ServiceAccount"}
+    bound = {
+        subject["name"]
+        for each in objects
+        if each["kind"] in ("RoleBinding", "ClusterRoleBinding")
+        for subject in each["subjects"]
+    }
+    assert bound == {"rel-penstock-operator", "rel-penstock-crds"}
+    with_token = {
+        spec.get("serviceAccountName", "default")
+        for spec in charts.pod_specs(objects).values()
+        if spec.get(
+            "automountServiceAccountToken",
+            accounts.get(spec.get("serviceAccountName"), {}).get("automountServiceAccountToken", True),
+        )
+    }
+    assert with_token == bound
+
+
+@pytest.mark.parametrize(
+    ("component", "cls"),
+    [("gateway", gateway_settings.GatewaySettings), ("controller", controller_settings.ControllerSettings)],
+)
+def test_a_component_takes_the_settings_that_its_pod_has(
+    component: str, cls: type[settings.Settings], tmp_path: Any
+) -> None:
+    """File and environment of the Pod are settings that the component itself accepts."""
+    objects = charts.template(
+        *EVERYTHING, "gateway.settings.limits.max_inflight=5", "gateway.settings.policy=least-request"
+    )
+    container = charts.one(objects, "Deployment", component)["spec"]["template"]["spec"]["containers"][0]
+    file = tmp_path / "settings.yaml"
+    file.write_text(charts.one(objects, "ConfigMap", f"-{component}")["data"][f"{component}.yaml"])
+    given = {"metadata.name": "pod-0", "status.podIP": "10.0.0.7"}
+    env = {}
+    for each in container["env"]:
+        source = each.get("valueFrom", {})
+        if "fieldRef" in source:
+            env[each["name"]] = given[source["fieldRef"]["fieldPath"]]
+        else:
+            env[each["name"]] = each.get("value", "redis://:secret@redis:6379/0")
+    loaded = settings.load(cls, component, file=file, env=env)
+    assert loaded.namespace == "ns"  # type: ignore[attr-defined]
+    if isinstance(loaded, gateway_settings.GatewaySettings):
+        assert (loaded.limits.max_inflight, loaded.limits.drain_s, loaded.policy) == (5, 120, "least-request")
+        assert (loaded.host, loaded.advertise_host, loaded.port, loaded.admin_port) == ("::", "10.0.0.7", 8080, 8081)
+
+
+def test_a_gateway_has_the_time_to_stop() -> None:
+    """The Pod is killed only after its Services forgot it and its streams had their time."""
+    spec = charts.one(charts.template("gateway.preStopSeconds=7", "gateway.drainSeconds=100"), "Deployment", "gateway")[
+        "spec"
+    ]["template"]["spec"]
+    assert spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] == 7
+    assert spec["terminationGracePeriodSeconds"] > 107
+
+
+def test_ports_probes_and_policies_fit() -> None:
+    """Every named port of a probe, Service, monitor or policy is one that a container of the component has."""
+    objects = charts.template(*EVERYTHING)
+    ports = {}
+    for kind, name in (("Deployment", "gateway"), ("Deployment", "controller"), ("StatefulSet", "redis")):
+        container = charts.one(objects, kind, name)["spec"]["template"]["spec"]["containers"][0]
+        ports[name] = {each["name"] for each in container["ports"]}
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            how = container[probe].get("httpGet") or container[probe].get("tcpSocket") or container[probe]["grpc"]
+            assert how["port"] in ports[name] or isinstance(how["port"], int), (name, probe)
+    for each in objects:
+        component = each["metadata"]["labels"].get("app.kubernetes.io/component")
+        if each["kind"] == "Service":
+            assert {port["targetPort"] for port in each["spec"]["ports"]} <= ports[component]
+        if each["kind"] == "NetworkPolicy" and component in ports:
+            named = {port["port"] for rule in each["spec"]["ingress"] for port in rule["ports"]}
+            assert named <= ports[component]
+        if each["kind"] == "PodMonitor":
+            assert each["spec"]["podMetricsEndpoints"][0]["port"] in ports[component]
+
+
+def test_selectors_choose_the_pods_of_their_component() -> None:
+    """Services, budgets and policies select what a workload's Pods carry, and nothing of another component."""
+    objects = charts.template()
+    labels = {
+        each["metadata"]["labels"]["app.kubernetes.io/component"]: each["spec"]["template"]["metadata"]["labels"]
+        for each in objects
+        if each["kind"] in ("Deployment", "StatefulSet")
+    }
+    for each in objects:
+        spec = each.get("spec", {})
+        wanted = spec.get("selector") if each["kind"] == "Service" else spec.get("selector", {}).get("matchLabels")
+        if not wanted or each["kind"] == "Job":
+            continue
+        matching = [name for name, found in labels.items() if wanted.items() <= found.items()]
+        assert matching == [each["metadata"]["labels"]["app.kubernetes.io/component"]], each["metadata"]["name"]
+
+
+def test_the_gateways_certificate_names_its_service() -> None:
+    """`selfSigned`: the certificate is the CA's, and names the Service and what was added."""
+    secret = charts.one(
+        charts.template("gateway.tls.mode=selfSigned", 'gateway.tls.dnsNames=["llm.example.com"]'), "Secret", "tls"
+    )["data"]
+    certificate, ca = (x509.load_pem_x509_certificate(base64.b64decode(secret[name])) for name in ("tls.crt", "ca.crt"))
+    certificate.verify_directly_issued_by(ca)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    found = set(names.get_values_for_type(x509.DNSName))
+    assert {"llm.example.com", "rel-penstock-gateway", "rel-penstock-gateway.ns.svc"} <= found
+
+
+def test_redis_has_one_password() -> None:
+    """The generated Secret's URL and the server's own configuration have the same one, and nothing else has it."""
+    objects = charts.template()
+    secret = charts.one(objects, "Secret", "redis")
+    password = secret["stringData"]["password"]
+    assert len(password) >= 32
+    assert secret["stringData"]["url"] == f"redis://:{password}@rel-penstock-redis.ns.svc:6379/0"
+    assert secret["stringData"]["auth.conf"].split() == ["requirepass", password]
+    assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    others = [each for each in objects if each is not secret]
+    assert password not in yaml.safe_dump_all(others)
+
+
+def test_an_external_redis_brings_no_server() -> None:
+    """Mode external makes no Redis, and wants the Secret with its URL."""
+    with pytest.raises(ValueError, match="existingSecret: mode external needs a Secret"):
+        charts.template("redis.mode=external")
+    objects = charts.template("redis.mode=external", "redis.existingSecret=mine")
+    assert not [each for each in objects if each["metadata"]["name"].endswith("-redis")]
+    env = charts.one(objects, "Deployment", "gateway")["spec"]["template"]["spec"]["containers"][0]["env"]
+    source = next(each for each in env if each["name"] == "PENSTOCK_GATEWAY_REDIS_URL")["valueFrom"]["secretKeyRef"]
+    assert source == {"name": "mine", "key": "url"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("gateway.replcas=3", "/gateway.*'replcas' not allowed"),
+        ("gateway.settings.polcy=x", "/gateway/settings.*'polcy' not allowed"),
+        ("gateway.settings.limits.max_inflight=many", "max_inflight.*want integer"),
+        ("gateway.settings.redis_url=x", "'redis_url' not allowed"),
+        ("redis.mode=cluster", "/redis/mode.*'bundled', 'external'"),
+        ("gateway.tls.mode=on", "/gateway/tls/mode"),
+        ("gateway.service.port=0", "/gateway/service/port"),
+        ("redis.bundled.storage.size=lots", "/redis/bundled/storage/size"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(given: str, said: str) -> None:
+    """An unknown key, or a value that is not allowed, ends the installation with a message that names it."""
+    with pytest.raises(ValueError) as refused:
+        charts.template(given)
+    assert re.search(said, str(refused.value)), refused.value
+
+
+def test_two_releases_share_nothing() -> None:
+    """Two releases, in one namespace or in two, have no object of the same kind and name."""
+    releases = [("a", "x"), ("b", "x"), ("a", "y")]
+    seen = [
+        {
+            (
+                each["kind"],
+                "" if each["kind"].startswith("Cluster") else each["metadata"]["namespace"],
+                each["metadata"]["name"],
+            )
+            for each in charts.template(release=release, namespace=namespace)
+        }
+        for release, namespace in releases
+    ]
+    for first, second in itertools.combinations(seen, 2):
+        assert not first & second
+
+
+def test_the_test_pod_runs_what_its_image_has() -> None:
+    """The program of `helm test` compiles, and its container has what it reads of the environment."""
+    pod = charts.one(charts.template("gateway.tls.mode=selfSigned"), "Pod", "-test")
+    container = pod["spec"]["containers"][0]
+    compile(container["args"][0], "smoke.py", "exec")
+    assert {"GATEWAY", "CONTROLLER", "GATEWAY_CA"} <= {each["name"] for each in container["env"]}
