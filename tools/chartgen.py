@@ -102,8 +102,8 @@ def page() -> str:
     """The reference of all values."""
     rows = [
         "# Values of the Helm chart\n\nGenerated from `tools/chart/values.py` by `python tools/chartgen.py`; do not edit. "
-        "An unknown key ends `helm install` with a message\nthat names it. How to install: [Installing on Kubernetes](install.md).\n\n"
-        "| value | default | meaning |\n|---|---|---|\n"
+        "An unknown key ends\n`helm install` with a message that names it. How to install: "
+        "[Installing on Kubernetes](install.md).\n\n| value | default | meaning |\n|---|---|---|\n"
     ]
     rows += [f"| `{key}` | `{default}` | {text} |\n" for key, default, text in _rows(values.Chart(), "")]
     return "".join(rows)
