@@ -1,17 +1,20 @@
-"""etcd and the API server as child processes, on 127.0.0.1 only, with nothing on disk that outlives them."""
+"""A control plane as child processes, on 127.0.0.1 only, with nothing on disk that outlives them."""
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import secrets
+import signal
 import subprocess
 import time
+from collections.abc import Callable
 from typing import IO
 
 import httpx
 
 from penstock.runtime import processes
-from tests.cluster import api, binaries
+from tests.cluster import api, binaries, flags
 from tests.support import certificates
 
 _READY_DEADLINE_S = 60.0
@@ -19,16 +22,44 @@ _STOP_DEADLINE_S = 20.0
 _ATTEMPTS = 3
 
 
+@dataclasses.dataclass(frozen=True)
+class Extras:
+    """What runs beside etcd and the API server."""
+
+    # Controller-manager and scheduler: Deployments, ServiceAccounts, garbage collection, Pods that find a node.
+    controllers: bool = False
+    # kwok: nodes with its annotation are ready, and Pods on them run at once, whatever their image.
+    fake_nodes: bool = False
+    # More flags of the API server.
+    server: tuple[str, ...] = ()
+    # Where the API server listens: elsewhere than on 127.0.0.1 only in a network namespace of its own.
+    address: str = flags.LOOPBACK
+
+
+@dataclasses.dataclass
+class _Program:
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    argv: list[str]
+
+
 class ControlPlane:
     """A control plane of one's own. `times_s` says after how long each step was done."""
 
-    def __init__(self, programs: binaries.Binaries, folder: pathlib.Path) -> None:
-        """`folder` is empty; keys, data and logs go there."""
+    def __init__(self, programs: binaries.Binaries, folder: pathlib.Path, extras: Extras | None = None) -> None:
+        """`folder` is empty; keys, data and logs go there. Raises `Unavailable` where a program is missing."""
         self._programs = programs
         self._folder = folder
-        self._running: list[tuple[str, subprocess.Popen[bytes], IO[bytes]]] = []
+        self._extras = extras or Extras()
+        self._running: dict[str, _Program] = {}
         self.times_s: dict[str, float] = {}
         self.access: api.Access
+        self.authority: certificates.Authority
+        programs.need(*binaries.NAMES)
+        if self._extras.controllers:
+            programs.need("kube-controller-manager", "kube-scheduler")
+        if self._extras.fake_nodes:
+            programs.need("kwok", "kwok-stages")
 
     def start(self) -> None:
         """Returns when the API server is ready. Raises AssertionError with the end of its log where it does not come."""
@@ -44,101 +75,119 @@ class ControlPlane:
 
     def _start_once(self) -> None:
         began_s = time.monotonic()
-        client, peer, port = (processes.free_port() for _ in range(3))
-        authority = certificates.Authority(self._folder, "cluster CA")
-        token = secrets.token_urlsafe(24)
+        files = self._files()
+        self.times_s["certificates"] = time.monotonic() - began_s
+        client, peer = processes.free_port(), processes.free_port()
+        self._run("etcd", flags.etcd(self._folder / "etcd", client, peer))
+        self._run("kube-apiserver", [*flags.server(files, client, self._extras.controllers), *self._extras.server])
+        self._until("kube-apiserver", self._is_ready)
+        self.times_s["ready"] = time.monotonic() - began_s
+        if self._extras.controllers:
+            self._run("kube-controller-manager", flags.controller_manager(files))
+            self._run("kube-scheduler", flags.scheduler(files))
+            self._until("kube-controller-manager", self._has_accounts)
+            self.times_s["controllers"] = time.monotonic() - began_s
+        if self._extras.fake_nodes:
+            self._run("kwok", flags.kwok(files, self._programs.path("kwok-stages")))
+
+    def _files(self) -> flags.Files:
+        """Keys, tokens and kubeconfigs: one for each program, with the rights of its user and no more."""
+        self.authority = certificates.Authority(self._folder, "cluster CA")
+        port = processes.free_port()
         tokens = self._folder / "tokens.csv"
         tokens.touch(mode=0o600)
-        tokens.write_text(f'{token},tests,tests,"system:masters"\n')
-        self.access = api.Access(f"https://127.0.0.1:{port}", authority.file.read_text(), token)
-        (self._folder / "kubeconfig").write_text(self.access.kubeconfig())
-        self.times_s["certificates"] = time.monotonic() - began_s
-        self._run("etcd", self._etcd_flags(client, peer))
-        serving, accounts = authority.issue("kube-apiserver"), authority.issue("service-accounts")
-        self._run("kube-apiserver", self._server_flags(client, port, serving, accounts, tokens))
-        self._until_ready()
-        self.times_s["ready"] = time.monotonic() - began_s
+        lines = []
+        for name, (user, group) in flags.USERS.items():
+            token = secrets.token_urlsafe(24)
+            lines.append(f'{token},{user},{user},"{group}"')
+            access = api.Access(f"https://{self._extras.address}:{port}", self.authority.file.read_text(), token)
+            self.kubeconfig_of(name).touch(mode=0o600)
+            self.kubeconfig_of(name).write_text(access.kubeconfig())
+            if name == flags.ADMIN:
+                self.access = access
+        tokens.write_text("\n".join(lines))
+        return flags.Files(
+            folder=self._folder,
+            address=self._extras.address,
+            port=port,
+            authority=self.authority.file,
+            serving=self.authority.issue("kube-apiserver", *flags.SERVER_NAMES),
+            accounts=self.authority.issue("service-accounts"),
+            kubelet_client=self.authority.issue("kube-apiserver-kubelet-client", organization="system:masters"),
+            tokens=tokens,
+        )
+
+    def kubeconfig_of(self, name: str) -> pathlib.Path:
+        """One of `flags.USERS`."""
+        return flags.kubeconfig(self._folder, name)
 
     @property
     def kubeconfig(self) -> pathlib.Path:
-        """For kubectl."""
-        return self._folder / "kubeconfig"
+        """For kubectl, with all rights."""
+        return self.kubeconfig_of(flags.ADMIN)
 
     def stop(self) -> None:
-        """The API server first: without its etcd it would hang and keep its port."""
-        while self._running:
-            _, process, log = self._running.pop()
-            process.terminate()
-            try:
-                process.wait(_STOP_DEADLINE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            log.close()
+        """The API server before etcd: without its etcd it would hang and keep its port."""
+        for name in reversed(list(self._running)):
+            self.stop_one(name)
+            self._running.pop(name).log.close()
 
-    def _run(self, name: str, flags: list[str]) -> None:
-        argv = processes.die_with_parent([str(self._programs.path(name)), *flags])
+    def stop_one(self, name: str) -> None:
+        """Ends one program; `start_one` starts it again with the same data on the same port."""
+        process = self._running[name].process
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        try:
+            process.wait(_STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def start_one(self, name: str) -> None:
+        """Starts a program again that was stopped; returns when the API server is ready."""
+        program = self._running[name]
+        program.process = subprocess.Popen(program.argv, stdout=program.log, stderr=program.log)
+        self._until(name, self._is_ready)
+
+    def signal(self, name: str, number: int) -> None:
+        """Sends a signal to a program: SIGSTOP makes it hang, SIGCONT lets it go on."""
+        self._running[name].process.send_signal(number)
+
+    def pid(self, name: str) -> int:
+        """Process id of a program."""
+        return self._running[name].process.pid
+
+    def _run(self, name: str, arguments: list[str]) -> None:
+        argv = processes.die_with_parent([str(self._programs.path(name)), *arguments])
         log = open(self._folder / f"{name}.log", "ab")  # noqa: SIM115  closed with the process
-        self._running.append((name, subprocess.Popen(argv, stdout=log, stderr=log), log))
+        self._running[name] = _Program(subprocess.Popen(argv, stdout=log, stderr=log), log, argv)
 
-    def _until_ready(self) -> None:
-        """Ready, and with the namespace that everything starts from."""
+    def _until(self, name: str, done: Callable[[httpx.Client], bool]) -> None:
         headers = {"Authorization": f"Bearer {self.access.token}"}
         deadline_s = time.monotonic() + _READY_DEADLINE_S
         with httpx.Client(
             base_url=self.access.server, verify=self.access.ssl_context(), headers=headers, trust_env=False
         ) as http:
             while True:
-                for name, process, _ in self._running:
-                    assert process.poll() is None, f"{name} ended:\n{self._log_tail(name)}"
+                for each, program in self._running.items():
+                    assert program.process.poll() is None, f"{each} ended:\n{self.log_tail(each)}"
                 try:
-                    if all(http.get(path).is_success for path in ("/readyz", "/api/v1/namespaces/default")):
+                    if done(http):
                         return
                 except httpx.TransportError:
                     pass
                 late = time.monotonic() > deadline_s
-                assert not late, f"not ready in {_READY_DEADLINE_S} s:\n{self._log_tail('kube-apiserver')}"
+                assert not late, f"not ready in {_READY_DEADLINE_S} s:\n{self.log_tail(name)}"
                 time.sleep(0.05)
 
-    def _log_tail(self, name: str) -> str:
+    def _is_ready(self, http: httpx.Client) -> bool:
+        """Ready, and with the namespace that everything starts from."""
+        return all(http.get(path).is_success for path in ("/readyz", "/api/v1/namespaces/default"))
+
+    def _has_accounts(self, http: httpx.Client) -> bool:
+        """Pods can be made: the ServiceAccount that they get is there."""
+        return http.get("/api/v1/namespaces/default/serviceaccounts/default").is_success
+
+    def log_tail(self, name: str) -> str:
+        """The end of what a program wrote."""
         return (self._folder / f"{name}.log").read_text(errors="replace")[-3000:]
-
-    def _etcd_flags(self, client: int, peer: int) -> list[str]:
-        here, other = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
-        return [
-            f"--data-dir={self._folder / 'etcd'}",
-            f"--listen-client-urls={here}",
-            f"--advertise-client-urls={here}",
-            f"--listen-peer-urls={other}",
-            f"--initial-advertise-peer-urls={other}",
-            f"--initial-cluster=default={other}",
-            "--unsafe-no-fsync",
-            "--log-level=warn",
-        ]
-
-    def _server_flags(
-        self,
-        etcd: int,
-        port: int,
-        serving: certificates.Files,
-        accounts: certificates.Files,
-        tokens: pathlib.Path,
-    ) -> list[str]:
-        return [
-            f"--etcd-servers=http://127.0.0.1:{etcd}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
-            f"--secure-port={port}",
-            # The `kubernetes` Endpoints cannot hold a loopback address.
-            "--endpoint-reconciler-type=none",
-            f"--tls-cert-file={serving.cert}",
-            f"--tls-private-key-file={serving.key}",
-            f"--token-auth-file={tokens}",
-            f"--service-account-key-file={accounts.cert}",
-            f"--service-account-signing-key-file={accounts.key}",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--authorization-mode=RBAC",
-            # Without a controller-manager nobody makes the ServiceAccount that this would ask every Pod for.
-            "--disable-admission-plugins=ServiceAccount",
-        ]

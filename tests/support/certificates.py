@@ -33,12 +33,14 @@ class Authority:
         self.file = folder / f"{name.replace(' ', '-')}.pem"
         self.file.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> Files:
-        """A certificate for `name` and for 127.0.0.1."""
+    def issue(self, name: str, *also: str, organization: str = "") -> Files:
+        """A certificate for `name`, for 127.0.0.1, and for the names and addresses in `also`."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        made = _builder(subject, self._name, key.public_key()).add_extension(names, critical=False)
+        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+        if organization:
+            attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+        names = x509.SubjectAlternativeName([_general_name(each) for each in (name, "127.0.0.1", *also)])
+        made = _builder(x509.Name(attributes), self._name, key.public_key()).add_extension(names, critical=False)
         files = Files(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         files.cert.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         files.key.write_bytes(
@@ -47,6 +49,13 @@ class Authority:
             )
         )
         return files
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import pytest
 
-from tests.cluster import api, binaries
+from tests.cluster import api, binaries, golang
 
 
 def folder_with(path: pathlib.Path, *names: str) -> pathlib.Path:
@@ -29,9 +30,10 @@ def test_a_folder_that_lacks_a_program_is_named(tmp_path: pathlib.Path) -> None:
     """What is missing in KUBEBUILDER_ASSETS is said, and nothing else is tried."""
     assets = folder_with(tmp_path / "assets", "etcd")
     environ = {"KUBEBUILDER_ASSETS": str(assets), "PENSTOCK_CLUSTER_CACHE": str(tmp_path / "cache")}
-    for attempt in (lambda: binaries.find(environ), lambda: binaries.get(environ, pytest.fail)):
-        with pytest.raises(binaries.Unavailable, match="has no kube-apiserver"):
-            attempt()
+    with pytest.raises(binaries.Unavailable, match="has no kube-apiserver"):
+        binaries.find(environ)
+    with pytest.raises(binaries.Unavailable, match="has no kube-apiserver"):
+        binaries.get(environ, pytest.fail)
 
 
 def test_what_was_built_of_the_same_inputs_is_used(tmp_path: pathlib.Path) -> None:
@@ -40,8 +42,26 @@ def test_what_was_built_of_the_same_inputs_is_used(tmp_path: pathlib.Path) -> No
     folder_with(tmp_path / "0123456789abcdef", *binaries.NAMES)
     with pytest.raises(binaries.Unavailable, match="make cluster"):
         binaries.find(environ)
-    kept = folder_with(tmp_path / binaries.input_hash(), *binaries.NAMES)
+    kept = folder_with(tmp_path / binaries.PARTS[0].input_hash(), *binaries.NAMES)
     assert binaries.find(environ) == binaries.Binaries(kept, "cache")
+
+
+def test_what_is_not_there_is_named(tmp_path: pathlib.Path) -> None:
+    """Parts are found beside the first; of what is missing, the error says what and how to get it."""
+    environ = {"PENSTOCK_CLUSTER_CACHE": str(tmp_path)}
+    for part in binaries.PARTS[:2]:
+        folder_with(tmp_path / part.input_hash(), *part.programs)
+    found = binaries.find(environ)
+    found.need("helm", "pause")
+    with pytest.raises(binaries.Unavailable, match=r"no coredns .*make cluster"):
+        found.need("kubectl", "coredns")
+
+
+def test_parts_are_told_apart_by_what_they_are_made_of() -> None:
+    """No two parts share a folder, and no two programs a name."""
+    assert len({part.input_hash() for part in binaries.PARTS}) == len(binaries.PARTS)
+    names = [name for part in binaries.PARTS for name in (*part.programs, *part.files)]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +77,18 @@ def test_the_cache_is_outside_of_the_tree(environ: dict[str, str], folder: str) 
     assert binaries.cache_folder(environ) == pathlib.Path(folder)
 
 
-def test_the_versions_are_pinned() -> None:
-    """Modules have sums, Go from PyPI has hashes, and the version that the server shall say is a released one."""
+@pytest.mark.parametrize("part", binaries.PARTS, ids=lambda part: part.name)
+def test_the_versions_are_pinned(part: binaries.Part) -> None:
+    """Each module that a part requires by name has a sum, and a version rather than a branch."""
+    text = (part.source / "go.mod").read_text()
+    wanted = re.findall(r"^(?:require |\t)([a-z]\S+) (v\S+)(?: // indirect)?$", text, re.MULTILINE)
+    assert bool(wanted) == (part.name != "pause")
+    sums = (part.source / "go.sum").read_text() if wanted else ""
+    for module, version in wanted:
+        # A replaced module has the sum of the version that is taken instead.
+        assert f"{module} {version}" in sums or module.startswith("k8s.io/"), module
+    assert "--hash=sha256:" in golang.LOCK.read_text()
     assert binaries.kubernetes_version().count(".") == 2
-    sums = (binaries.SOURCE / "go.sum").read_text()
-    assert f"k8s.io/kubernetes {binaries.kubernetes_version()} h1:" in sums
-    assert "--hash=sha256:" in binaries.GO_LOCK.read_text()
 
 
 def test_a_kubeconfig_is_read_as_it_is_written(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,147 @@
+"""Images for containerd, without a registry and without a builder: layers and a manifest in a tar file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+import platform
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+
+from tests.cluster.node import layers
+
+PENSTOCK = "localhost/penstock:test"
+RAY = "localhost/penstock-ray:test"
+PAUSE = "localhost/pause:test"
+_EXTRAS = ("router", "workers", "operators", "embedded")
+_ENV = {
+    "PATH": f"/{layers.HOME}/bin:/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A layer in a tar file."""
+
+    path: pathlib.Path
+    digest: str
+
+
+def project_images(cache: pathlib.Path, say: Callable[[str], None], *, with_ray: bool = False) -> list[pathlib.Path]:
+    """Archives of the project's image and, where asked, of the same with Ray."""
+    began_s = time.monotonic()
+    cache.mkdir(parents=True, exist_ok=True)
+    parts = {"system": layers.system(), "needs": layers.distributions(_EXTRAS)}
+    with tempfile.TemporaryDirectory(dir=cache) as work:
+        parts["project"] = layers.project(pathlib.Path(work))
+        if with_ray:
+            parts["ray"] = layers.distributions((*_EXTRAS, "ray"), without=_EXTRAS)
+        parts["libraries"] = layers.libraries(parts.values())
+        stored = {name: _store(layer, cache / f"layer-{name}.tar") for name, layer in parts.items()}
+    base = [stored["system"], stored["libraries"], stored["needs"]]
+    archives = [cache / "penstock.tar"]
+    _archive({PENSTOCK: [*base, stored["project"]]}, archives[0], _ENV, str(layers.USER))
+    if with_ray:
+        archives.append(cache / "penstock-ray.tar")
+        _archive({RAY: [*base, stored["ray"], stored["project"]]}, archives[1], _ENV, str(layers.USER))
+    sizes = ", ".join(f"{name} {each.path.stat().st_size / 1e6:.0f} MB" for name, each in stored.items())
+    say(f"images of the project: {time.monotonic() - began_s:.1f} s ({sizes})")
+    return archives
+
+
+def pause_image(program: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+    """What holds a Pod's namespaces."""
+    layer = layers.Layer(files={"pause": program})
+    stored = _store(layer, target.with_suffix(".layer"))
+    _archive({PAUSE: [stored]}, target, {}, str(layers.USER), entrypoint=["/pause"])
+    return target
+
+
+def _store(layer: layers.Layer, target: pathlib.Path) -> Stored:
+    """Writes a layer. Times stay: an interpreter compares a source's with that in its compiled file."""
+    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
+        parents: set[str] = set()
+        for name in sorted({*layer.folders, *layer.links, *layer.files, *layer.texts}):
+            for parent in reversed(pathlib.PurePosixPath(name).parents):
+                if str(parent) not in {".", *parents, *layer.folders}:
+                    parents.add(str(parent))
+                    tar.addfile(_info(str(parent), tarfile.DIRTYPE, 0o755))
+            _add(tar, layer, name)
+    return Stored(target, _digest(target))
+
+
+def _add(tar: tarfile.TarFile, layer: layers.Layer, name: str) -> None:
+    if name in layer.folders:
+        tar.addfile(_info(name, tarfile.DIRTYPE, layer.folders[name]))
+    elif name in layer.links:
+        info = _info(name, tarfile.SYMTYPE, 0o777)
+        info.linkname = layer.links[name]
+        tar.addfile(info)
+    elif name in layer.texts:
+        content = layer.texts[name].encode()
+        info = _info(name, tarfile.REGTYPE, 0o755 if content.startswith(b"#!") else 0o644)
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    else:
+        state = os.stat(layer.files[name])
+        info = _info(name, tarfile.REGTYPE, 0o755 if state.st_mode & 0o111 else 0o644)
+        info.size, info.mtime = state.st_size, int(state.st_mtime)
+        with open(layer.files[name], "rb") as handle:
+            tar.addfile(info, handle)
+
+
+def _info(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = kind, mode
+    return info
+
+
+def _digest(path: pathlib.Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _archive(
+    images: Mapping[str, list[Stored]],
+    target: pathlib.Path,
+    env: Mapping[str, str],
+    user: str,
+    entrypoint: list[str] | None = None,
+) -> None:
+    """An archive as `docker save` writes it; layers that images share are in it once."""
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    manifest, done = [], set()
+    with tarfile.open(target, "w") as tar:
+        for name, parts in images.items():
+            config = {
+                "architecture": machine,
+                "os": "linux",
+                "config": {"Env": [f"{k}={v}" for k, v in env.items()], "User": user, "Entrypoint": entrypoint},
+                "rootfs": {"type": "layers", "diff_ids": [f"sha256:{each.digest}" for each in parts]},
+            }
+            content = json.dumps(config).encode()
+            config_name = f"{hashlib.sha256(content).hexdigest()}.json"
+            _text(tar, config_name, content)
+            for each in parts:
+                if each.digest not in done:
+                    done.add(each.digest)
+                    tar.add(each.path, f"{each.digest}/layer.tar")
+            manifest.append(
+                {"Config": config_name, "RepoTags": [name], "Layers": [f"{each.digest}/layer.tar" for each in parts]}
+            )
+        _text(tar, "manifest.json", json.dumps(manifest).encode())
+
+
+def _text(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
