@@ -109,6 +109,8 @@ def server(files: Files, etcd_port: int, with_controllers: bool) -> list[str]:
         f"--service-cluster-ip-range={SERVICE_RANGE}",
         f"--kubelet-client-certificate={files.kubelet_client.cert}",
         f"--kubelet-client-key={files.kubelet_client.key}",
+        # Nobody resolves the names of nodes.
+        "--kubelet-preferred-address-types=InternalIP",
         "--authorization-mode=Node,RBAC",
         "--allow-privileged",
     ]

@@ -70,10 +70,12 @@ class Cluster:
         began_s = time.monotonic()
         _cover(self._folder)
         _network(len(self._nodes))
+        for each in self._nodes:
+            each.start_containerd(self._archives)
         self.plane.start()
         self.times_s["control plane"] = time.monotonic() - began_s
         for each in self._nodes:
-            each.start_containerd(self._archives)
+            each.finish_imports()
         self.times_s["images"] = time.monotonic() - began_s
         for each in self._nodes:
             each.start_kubelet(self.plane.kubeconfig_of(each.name), self.plane.authority)

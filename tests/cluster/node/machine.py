@@ -8,6 +8,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 
 # Debian's names.
@@ -26,6 +27,7 @@ KUBELET_WANTS = {
 }
 SETTINGS = pathlib.Path("/proc/sys")
 _CLONE_NEWNET = 0x40000000
+_EMPTY_DEADLINE_S = 10.0
 
 
 def why_not() -> str:
@@ -34,9 +36,8 @@ def why_not() -> str:
         return "a real node needs Linux"
     if os.geteuid() != 0:
         return "a real node needs root"
-    missing = [name for name in _PROGRAMS if shutil.which(name) is None]
-    if missing or not CNI.is_dir():
-        return f"there is no {', '.join(missing) or CNI}: `make cluster-node` installs {' '.join(PACKAGES)}"
+    if missing():
+        return f"there is no {', '.join(missing())}: `make cluster-node` installs {' '.join(PACKAGES)}"
     probe = "mount -t tmpfs none /mnt && ip link add probe0 type bridge && iptables -t nat -L -n"
     tried = subprocess.run(_unshared(["sh", "-c", probe]), capture_output=True, text=True, check=False)
     if tried.returncode != 0:
@@ -48,6 +49,11 @@ def why_not() -> str:
     except OSError as exc:
         return f"control groups cannot be made here: {exc}"
     return ""
+
+
+def missing() -> list[str]:
+    """What is not installed of what nodes need."""
+    return [name for name in _PROGRAMS if shutil.which(name) is None] + ([] if CNI.is_dir() else [str(CNI)])
 
 
 def _unshared(command: list[str]) -> list[str]:
@@ -63,10 +69,19 @@ def cgroup_folders(name: str) -> Iterator[pathlib.Path]:
 
 
 def remove_cgroups(name: str) -> None:
-    """Removes a group that no process is in any more, with all below it."""
+    """Removes a group that no process is in any more, with all below it. Raises OSError where it stays busy."""
+    deadline_s = time.monotonic() + _EMPTY_DEADLINE_S
     for folder in cgroup_folders(name):
         for where, _, _ in sorted(os.walk(folder), reverse=True):
-            pathlib.Path(where).rmdir()
+            while True:
+                try:
+                    pathlib.Path(where).rmdir()
+                    break
+                except OSError:
+                    # The kernel lets go of a group a little after its last process.
+                    if time.monotonic() > deadline_s:
+                        raise
+                    time.sleep(0.05)
 
 
 def settings() -> Mapping[str, str]:

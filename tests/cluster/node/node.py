@@ -34,9 +34,10 @@ class Node:
         self._group = group
         self._socket = self._folder / "containerd.sock"
         self._running: list[tuple[str, subprocess.Popen[bytes], IO[bytes]]] = []
+        self._imports: list[subprocess.Popen[str]] = []
 
     def start_containerd(self, archives: Sequence[pathlib.Path]) -> None:
-        """Returns when the images are there."""
+        """Returns when it answers; `finish_imports` waits for the images."""
         config = self._folder / "containerd.json"
         config.write_text(_toml(self._containerd()))
         network = self._folder / "cni"
@@ -44,8 +45,13 @@ class Node:
         (network / "10-pods.conflist").write_text(json.dumps(self._network()))
         self._run("containerd", ["containerd", "--config", str(config)])
         self._until("containerd", ["version"])
-        for archive in archives:
-            self._ctr(["images", "import", str(archive)])
+        self._imports = [self._ctr(["images", "import", str(archive)]) for archive in archives]
+
+    def finish_imports(self) -> None:
+        """Returns when the images are there. Raises AssertionError where one cannot be had."""
+        for importing in self._imports:
+            _finish(importing)
+        self._imports = []
 
     def start_kubelet(self, kubeconfig: pathlib.Path, authority: certificates.Authority) -> None:
         """Starts kubelet; the node registers itself with the API server."""
@@ -90,18 +96,16 @@ class Node:
     def _log(self, name: str) -> pathlib.Path:
         return self._folder / f"{name}.log"
 
-    def _ctr(self, args: list[str]) -> subprocess.CompletedProcess[str]:
+    def _ctr(self, args: list[str]) -> subprocess.Popen[str]:
         command = ["ctr", "--address", str(self._socket), "--namespace", "k8s.io", *args]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{' '.join(args)}: {done.stderr[-1000:]}"
-        return done
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def _until(self, name: str, args: list[str]) -> None:
         deadline_s = time.monotonic() + _DEADLINE_S
         while True:
             self.check()
             try:
-                self._ctr(args)
+                _finish(self._ctr(args))
                 return
             except AssertionError:
                 assert time.monotonic() < deadline_s, f"{name}:\n{self._log(name).read_text()[-3000:]}"
@@ -184,6 +188,11 @@ class Node:
             "clusterDNS": [flags.NODE_GATEWAY],
             "clusterDomain": "cluster.local",
         }
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    _, said = process.communicate()
+    assert process.returncode == 0, f"{process.args!r}: {said[-1000:]}"
 
 
 def _toml(table: dict[str, Any], prefix: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -21,6 +22,8 @@ from tests.cluster import api, binaries
 from tests.cluster.node import image, layers, machine
 
 _STOP_DEADLINE_S = 60.0
+_PLACE = pathlib.Path("/var/tmp")
+_PREFIX = "pstk-"
 
 
 class NotStarted(Exception):
@@ -30,31 +33,34 @@ class NotStarted(Exception):
 class RealCluster:
     """One or more real nodes with a control plane, in namespaces of their own."""
 
-    def __init__(self, archives: Sequence[pathlib.Path], nodes: int = 1) -> None:
-        self._archives = list(archives)
+    def __init__(self, nodes: int = 1) -> None:
         self._count = nodes
-        self._before = machine.settings()
+        self.settings_before = machine.settings()
         # Short: the path of a socket has at most 107 characters.
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="pstk-", dir="/var/tmp"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PLACE))
+        self._lock: IO[bytes] | None = _locked(self.folder)
         self._keeper: subprocess.Popen[str] | None = None
         self._network = ""
         self.kubeconfig = pathlib.Path()
         self.times_s: dict[str, float] = {}
         self.access: api.Access
 
-    def start(self, programs: binaries.Binaries) -> None:
-        """Returns when the nodes are ready. Raises `NotStarted`, with everything put back."""
+    def start(self, programs: binaries.Binaries, archives: Sequence[pathlib.Path]) -> None:
+        """Returns when the nodes are ready, with these images. Raises `NotStarted`, with everything put back."""
+        sweep()
         archive = image.pause_image(programs.path("pause"), self.folder / "pause.tar")
         keep = [sys.executable, "-m", "tests.cluster.node.keeper", str(self.folder), str(self._count)]
         command = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc", "--kill-child"]
         with open(self.folder / "keeper.log", "ab") as log:
             self._keeper = subprocess.Popen(
-                processes.die_with_parent([*command, *keep, str(archive), *map(str, self._archives)]),
+                processes.die_with_parent([*command, *keep, str(archive), *map(str, archives)]),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 cwd=layers.ROOT,
+                # Held by both: what is left behind belongs to nobody only when both are gone.
+                pass_fds=[self._lock.fileno()] if self._lock else [],
                 start_new_session=True,
             )
         assert self._keeper.stdout is not None
@@ -91,6 +97,36 @@ class RealCluster:
                 os.kill(self._keeper.pid, signal.SIGKILL)
                 self._keeper.wait()
             self._keeper = None
-        machine.remove_cgroups(self.folder.name)
-        machine.put_back(self._before)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        machine.put_back(self.settings_before)
+        if self._lock is not None:
+            _remove(self.folder)
+            self._lock.close()
+            self._lock = None
+
+
+def sweep() -> list[str]:
+    """Removes what clusters left behind whose process was killed; the names of their folders."""
+    swept = []
+    for folder in sorted(_PLACE.glob(f"{_PREFIX}*")):
+        lock = _locked(folder)
+        if lock is not None:
+            _remove(folder)
+            lock.close()
+            swept.append(folder.name)
+    return swept
+
+
+def _locked(folder: pathlib.Path) -> IO[bytes] | None:
+    """The folder's lock; None where another cluster has it."""
+    lock = open(folder / "lock", "ab")  # noqa: SIM115  held as long as the cluster
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def _remove(folder: pathlib.Path) -> None:
+    machine.remove_cgroups(folder.name)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,9 @@
-"""What a user sees with kubectl, where there is one on PATH."""
+"""What a user sees with kubectl: ours, or the one on PATH."""
 
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from tests.cluster import api
+from tests.cluster import api, binaries
 from tests.support import custom_resources as support
 
 Kubectl = Callable[..., subprocess.CompletedProcess[str]]
@@ -20,9 +21,13 @@ Kubectl = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def kubectl(server: api.Api, access: api.Access, namespace: str, tmp_path: pathlib.Path) -> Kubectl:
     """Runs kubectl in the test's namespace, with a HOME of its own."""
-    program = shutil.which("kubectl")
-    if program is None:
-        pytest.skip("there is no kubectl on PATH")
+    try:
+        program = str(binaries.find(os.environ).path("kubectl"))
+    except binaries.Unavailable as exc:
+        found = shutil.which("kubectl")
+        if found is None:
+            pytest.skip(f"there is no kubectl on PATH, and none built: {exc}")
+        program = found
     config = tmp_path / "kubeconfig"
     config.write_text(access.kubeconfig())
     config.chmod(0o600)

@@ -1,0 +1,61 @@
+"""Two real nodes for all tests of this folder, with the project's image on them; a namespace for each module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import binaries, tools
+from tests.cluster.node import image, machine, session
+
+_TIMES = pytest.StashKey[list[str]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of this folder needs a machine that allows real nodes."""
+    for item in items:
+        if item.path.is_relative_to(os.path.dirname(__file__)):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.timeout(600))
+
+
+@pytest.fixture(scope="session")
+def cluster(pytestconfig: pytest.Config) -> Iterator[session.RealCluster]:
+    """Two nodes. Skipped, with the reason, where the machine does not allow them."""
+    said = pytestconfig.stash.setdefault(_TIMES, [])
+    reason = machine.why_not()
+    if reason:
+        pytest.skip(reason)
+    try:
+        programs = binaries.find(os.environ)
+        programs.need("kubelet", "kube-proxy", "coredns", "pause", "kubectl", "helm")
+    except binaries.Unavailable as exc:
+        pytest.skip(str(exc))
+    made = session.RealCluster(nodes=2)
+    try:
+        made.start(programs, image.project_images(made.folder / "images", said.append))
+        said += [f"{name} after {seconds:.1f} s" for name, seconds in made.times_s.items()]
+        yield made
+    finally:
+        made.stop()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Says how long the nodes took."""
+    if config.stash.get(_TIMES, []):
+        terminalreporter.write_line(f"real nodes: {'; '.join(config.stash[_TIMES])}")
+
+
+@pytest.fixture(scope="session")
+def kube(cluster: session.RealCluster) -> tools.Tools:
+    """kubectl and helm."""
+    return tools.Tools(binaries.find(os.environ), cluster.kubeconfig, cluster.folder)
+
+
+@pytest.fixture(autouse=True)
+def inside(cluster: session.RealCluster) -> Iterator[None]:
+    """Each test runs in the cluster's network: it reaches Pods and Services, and nothing outside."""
+    with cluster.entered():
+        yield
