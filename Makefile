@@ -77,10 +77,16 @@ generate: setup ## Writes the generated files (protos, configuration reference, 
 	$(BIN)/python tools/crdgen.py
 	$(BIN)/python tools/chartgen.py
 
-lock: setup ## Resolves the dependencies anew into requirements.lock and the benchmark's
+lock: setup ## Resolves the dependencies anew into requirements.lock, the benchmark's and the images'
 	$(BIN)/pip install --quiet uv
 	$(COMPILE) pyproject.toml --extra all --group dev -o requirements.lock
 	$(COMPILE) benchmarks/gateway/requirements.in -o benchmarks/gateway/requirements.lock
+	$(COMPILE) pyproject.toml --extra router -c requirements.lock -o images/gateway.lock
+	$(COMPILE) pyproject.toml --extra router --extra operators -c requirements.lock -o images/controller.lock
+	$(COMPILE) pyproject.toml --extra operators -c requirements.lock -o images/operator.lock
+	$(COMPILE) pyproject.toml --extra workers -c requirements.lock -o images/worker-sim.lock
+	$(COMPILE) images/hotpath.in -c requirements.lock -o images/hotpath.lock
+	$(COMPILE) images/lint.in -o images/lint.lock
 
 bench: setup $(BENCH_STAMP) ## The gateway's CPU time per request, beside sglang-router
 	$(BIN)/python tools/compile_hotpath.py

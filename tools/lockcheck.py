@@ -12,6 +12,7 @@ LOCKS = (
     "workers/vllm/requirements.lock",
     "benchmarks/gateway/requirements.lock",
     "tests/cluster/requirements.lock",
+    *(f"images/{name}.lock" for name in ("gateway", "controller", "operator", "worker-sim", "hotpath", "lint")),
 )
 
 

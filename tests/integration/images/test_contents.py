@@ -1,0 +1,181 @@
+"""The images' contents, laid out from the same locks: they hold what they run, and are as large as images/README.md says."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from penstock.runtime import clock as clocks
+from penstock.runtime import embedded_redis, processes
+from tests.support import containers
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+_NAMES = ("gateway", "controller", "operator", "worker-sim")
+
+
+@pytest.fixture(scope="session")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, containers.Root]:
+    """Every image's contents."""
+    found = containers.images()
+    return {name: containers.lay_out(found[name], tmp_path_factory.mktemp(name)) for name in _NAMES}
+
+
+@pytest_asyncio.fixture
+async def redis_url(tmp_path: pathlib.Path) -> str:
+    """A Redis."""
+    server = embedded_redis.EmbeddedRedis(tmp_path / "redis", clocks.SystemClock())
+    await server.start()
+    yield server.url
+    await server.stop()
+
+
+class Children:
+    """Processes of images, ended with the test."""
+
+    def __init__(self, roots: dict[str, containers.Root], folder: pathlib.Path) -> None:
+        self._roots, self._folder = roots, folder
+        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def start(self, name: str, **env: str) -> None:
+        """Runs an image's entry point with these variables."""
+        root = self._roots[name]
+        entry = containers.images()[name].entry
+        log = open(self._folder / f"{name}.log", "ab")  # noqa: SIM115  closed with the process
+        command = processes.die_with_parent([str(root.python), *entry[1:]])
+        self._running.append((name, subprocess.Popen(command, env=root.environment | env, stdout=log, stderr=log)))
+
+    def log(self, name: str) -> str:
+        """What it has said."""
+        return (self._folder / f"{name}.log").read_text()
+
+    def until(self, check: Callable[[], bool], deadline_s: float = 60.0) -> None:
+        """Waits for `check`; fails where a process ends meanwhile."""
+        late_s = time.monotonic() + deadline_s
+        while not check():
+            for name, process in self._running:
+                assert process.poll() is None, f"{name} ended: {self.log(name)}"
+            assert time.monotonic() < late_s, {name: self.log(name)[-1000:] for name, _ in self._running}
+            time.sleep(0.05)
+
+    def stop(self) -> dict[str, int]:
+        """SIGTERM to all; their exit statuses."""
+        for _, process in self._running:
+            process.terminate()
+        return {name: process.wait(30) for name, process in self._running}
+
+
+@pytest.fixture
+def children(roots: dict[str, containers.Root], tmp_path: pathlib.Path) -> Iterator[Children]:
+    """Processes of images."""
+    made = Children(roots, tmp_path)
+    yield made
+    made.stop()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+async def test_a_request_is_answered_by_what_the_images_hold(children: Children, redis_url: str) -> None:
+    """Gateway, controller and simulated worker run from their images' contents alone, and end when they are told to."""
+    port, admin, grpc, metrics = (processes.free_port() for _ in range(4))
+    spec = {"id": "tiny-0", "deployment": "tiny", "model": "tiny", "namespace": "default"}
+    children.start("worker-sim", PENSTOCK_WORKER_SPEC=json.dumps(spec), PENSTOCK_WORKER_REDIS_URL=redis_url)
+    children.start(
+        "gateway",
+        PENSTOCK_GATEWAY_REDIS_URL=redis_url,
+        PENSTOCK_GATEWAY_PORT=str(port),
+        PENSTOCK_GATEWAY_ADMIN_PORT=str(admin),
+    )
+    children.start(
+        "controller",
+        PENSTOCK_CONTROLLER_REDIS_URL=redis_url,
+        PENSTOCK_CONTROLLER_HOST="none",
+        PENSTOCK_CONTROLLER_GRPC_PORT=str(grpc),
+        PENSTOCK_CONTROLLER_METRICS_PORT=str(metrics),
+    )
+    children.until(lambda: _answers(f"http://127.0.0.1:{port}/readyz"))
+    children.until(lambda: _answers(f"http://127.0.0.1:{metrics}/metrics"))
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=30.0, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"]
+    assert set(children.stop().values()) == {0}
+
+
+@pytest.mark.parametrize("command", ["penstock.api.crds.schema", "operators.definitions", "operators.loop"])
+def test_the_operators_image_holds_what_it_imports(roots: dict[str, containers.Root], command: str) -> None:
+    """What the operator and the job for definitions import is there."""
+    root = roots["operator"]
+    ran = subprocess.run(
+        [str(root.python), "-c", f"import {command}"], env=root.environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_controllers_image_has_the_command_line(roots: dict[str, containers.Root]) -> None:
+    """`penstock doctor`, `status` and `simulate` are there."""
+    root = roots["controller"]
+    for command in ("status", "doctor", "simulate"):
+        ran = subprocess.run(
+            [str(root.python), "-m", "controller.cli.main", command, "--help"],
+            env=root.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+
+
+def test_sizes_are_those_that_are_stated(roots: dict[str, containers.Root]) -> None:
+    """images/README.md gives each image's size beside its base, to a tenth."""
+    rows = re.findall(r"^\| `([a-z-]+)` \|.*\| (\d+) \|$", (containers.FOLDER / "README.md").read_text(), re.MULTILINE)
+    stated = {name: int(size) for name, size in rows}
+    found = {name: round(roots[name].size_mb()) for name in _NAMES}
+    print(f"sizes, MB: {found}")
+    assert set(stated) == set(found)
+    wrong = {name: (stated[name], size) for name, size in found.items() if abs(size - stated[name]) > 0.1 * size}
+    assert wrong == {}, "image: (stated, found)"
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler here")
+def test_the_gateway_runs_compiled(roots: dict[str, containers.Root], tmp_path: pathlib.Path) -> None:
+    """The stage `hotpath` makes what the gateway of the image takes."""
+    root = roots["gateway"]
+    build = tmp_path / "app"
+    shutil.copytree(root.folder / "app", build)
+    (build / "tools").mkdir()
+    shutil.copy(containers.ROOT / "tools" / "compile_hotpath.py", build / "tools")
+    # What hotpath.lock and gateway.lock name is installed with this interpreter, in the same versions.
+    compiled = subprocess.run(
+        [sys.executable, "tools/compile_hotpath.py", "--strict"],
+        cwd=build,
+        env=root.environment | {"PYTHONPATH": str(build)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert compiled.returncode == 0, compiled.stderr
+    asked = "from penstock.runtime import compiled; assert compiled.activate(); import router.server.main; print(compiled.in_use())"
+    ran = subprocess.run(
+        [str(root.python), "-c", asked],
+        cwd=tmp_path,
+        env=root.environment | {"PYTHONPATH": f"{build}:{root.folder / 'packages'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.strip() == "True", ran.stderr
