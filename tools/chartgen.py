@@ -1,4 +1,5 @@
-"""Writes what the Helm chart is generated from its values' types: values.yaml, values.schema.json, docs/helm-values.md.
+"""Writes what of the Helm chart is generated: values.yaml, values.schema.json and docs/helm-values.md from the types of the
+values, the rules of the operator's roles from operators.rights.
 
 With Helm it also renders `manifests/` for kustomize. `--check` fails on drift; without Helm, that of the manifests is found by
 the hash of the chart that they were rendered from. Run from the repository's root with the development environment.
@@ -17,6 +18,7 @@ import pydantic
 import yaml
 
 sys.path.insert(0, ".")
+from operators import rights
 from tools.chart import rendered, values
 
 CHART = pathlib.Path("helm/penstock")
@@ -118,9 +120,23 @@ def _rows(model: pydantic.BaseModel, prefix: str) -> Iterator[tuple[str, str, st
             yield f"{prefix}{name}", "unset" if value is None else json.dumps(value), text
 
 
+def rules(which: tuple[rights.Rule, ...]) -> str:
+    """The rules of a role, as the template takes them in."""
+    lines = ["# Generated from operators/rights.py by `python tools/chartgen.py`; do not edit."]
+    for rule in which:
+        lines += [f"# {rule.why[0].upper()}{rule.why[1:]}.", f"- apiGroups: {json.dumps([rule.group])}"]
+        lines.append(f"  resources: [{', '.join(rule.resources)}]")
+        if rule.names:
+            lines.append(f"  resourceNames: [{', '.join(rule.names)}]")
+        lines.append(f"  verbs: [{', '.join(rule.verbs)}]")
+    return "\n".join(lines) + "\n"
+
+
 def wanted() -> dict[pathlib.Path, str]:
     """Text of every file that needs no Helm."""
     return {
+        CHART / "files" / "operator-cluster-rules.yaml": rules(rights.CLUSTER),
+        CHART / "files" / "operator-own-rules.yaml": rules(rights.OWN),
         CHART / "values.yaml": values_yaml(),
         CHART / "values.schema.json": json.dumps(schema(), indent=1) + "\n",
         PAGE: page(),

@@ -119,7 +119,8 @@ def test_ports_probes_and_policies_fit() -> None:
     """Every named port of a probe, Service, monitor or policy is one that a container of the component has."""
     objects = charts.template(*EVERYTHING)
     ports = {}
-    for kind, name in (("Deployment", "gateway"), ("Deployment", "controller"), ("StatefulSet", "redis")):
+    workloads = [("Deployment", "gateway"), ("Deployment", "controller"), ("Deployment", "operator")]
+    for kind, name in (*workloads, ("StatefulSet", "redis")):
         container = charts.one(objects, kind, name)["spec"]["template"]["spec"]["containers"][0]
         ports[name] = {each["name"] for each in container["ports"]}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):

@@ -1,0 +1,207 @@
+"""The checks of the cluster itself: pure functions from a sight to findings. `release` has those of the installed release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from controller.doctor import release
+from controller.doctor.sight import Finding, Level, Object, Sight, name
+
+OLDEST = (1, 30)
+_KUBERAY = frozenset({"rayclusters.ray.io", "rayservices.ray.io"})
+_GATEWAY_API = frozenset({"gateways.gateway.networking.k8s.io", "httproutes.gateway.networking.k8s.io"})
+_POOLS = "inferencepools.inference.networking.k8s.io"
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+_APPLY = "kubectl apply --server-side --force-conflicts -f helm/penstock/crds"
+_KUBERAY_INSTALL = (
+    "helm install kuberay-operator kuberay-operator --repo https://ray-project.github.io/kuberay-helm "
+    "-n kuberay --create-namespace"
+)
+# Resources that nodes have without a device plugin.
+_PLAIN = ("cpu", "memory", "pods", "ephemeral-storage", "hugepages-")
+
+
+def run(sight: Sight) -> list[Finding]:
+    """All findings, in the order of what has to be there first."""
+    found: list[Finding] = []
+    for check in CHECKS:
+        found += check(sight)
+    return found
+
+
+def version(sight: Sight) -> Iterator[Finding]:
+    """The API server is new enough for the chart."""
+    if sight.version is None:
+        yield Finding("version", Level.UNKNOWN, "the API server does not say its version")
+        return
+    shown, oldest = ".".join(map(str, sight.version)), ".".join(map(str, OLDEST))
+    if sight.version < OLDEST:
+        yield Finding("version", Level.ERROR, f"Kubernetes {shown} is older than {oldest}", "upgrade the cluster")
+    else:
+        yield Finding("version", Level.OK, f"Kubernetes {shown}")
+
+
+def definitions(sight: Sight) -> Iterator[Finding]:
+    """The custom resources are there, served, and those of this version."""
+    if sight.definitions is None:
+        yield _unseen("definitions", "custom resource definitions", "list customresourcedefinitions")
+        return
+    wrong = False
+    for full, wanted in sight.wanted_definitions.items():
+        found = sight.definitions.get(full)
+        if found is None:
+            wrong = True
+            yield Finding("definitions", Level.ERROR, f"{full} is not there", _APPLY)
+            continue
+        conditions = {each["type"]: each["status"] for each in found.get("status", {}).get("conditions", ())}
+        if conditions.get("Established") != "True":
+            wrong = True
+            yield Finding("definitions", Level.ERROR, f"{full} is not served", f"kubectl describe crd {full}")
+        elif _schemas(found) != _schemas(wanted):
+            wrong = True
+            yield Finding("definitions", Level.WARNING, f"{full} is of another version than this command", _APPLY)
+    if not wrong:
+        yield Finding("definitions", Level.OK, f"{len(sight.wanted_definitions)} custom resources, of this version")
+
+
+def _schemas(definition: Object) -> list[Any]:
+    return [(each["name"], each["schema"]) for each in definition["spec"]["versions"]]
+
+
+def accelerators(sight: Sight) -> Iterator[Finding]:
+    """Nodes have what AcceleratorProfiles and ModelDeployments ask for."""
+    if sight.nodes is None:
+        yield _unseen("accelerators", "nodes", "list nodes")
+        return
+    ready = [each for each in sight.nodes if _ready(each)]
+    if len(ready) < len(sight.nodes):
+        missing = ", ".join(name(each) for each in sight.nodes if not _ready(each))
+        yield Finding("nodes", Level.WARNING, f"not ready or cordoned: {missing}", "kubectl describe nodes")
+    if not ready:
+        yield Finding("nodes", Level.ERROR, "no node takes Pods", "kubectl get nodes")
+    devices = sorted({resource for each in ready for resource in _devices(each)})
+    profiles = {name(each): each["spec"] for each in sight.profiles or ()}
+    for profile, spec in profiles.items():
+        resource, labels = spec["resourceName"], spec.get("nodeSelector", {})
+        chosen = [each for each in ready if labels.items() <= each["metadata"].get("labels", {}).items()]
+        count = sum(_count(each, resource) for each in chosen)
+        if count:
+            yield Finding("accelerators", Level.OK, f"{profile}: {count} of {resource} on {len(chosen)} nodes")
+        elif labels and not chosen:
+            shown = ",".join(f"{key}={value}" for key, value in labels.items())
+            yield Finding(
+                "accelerators", Level.WARNING, f"{profile}: no node has {shown}", f"kubectl get nodes -l {shown}"
+            )
+        else:
+            message = f"{profile}: its nodes have no {resource}: the device plugin does not run there"
+            yield Finding("accelerators", Level.WARNING, message, _plugin(resource))
+    asked = sorted({each["profile"] for model in sight.models or () for each in model["spec"].get("accelerators", ())})
+    for profile in asked:
+        if profile not in profiles and sight.profiles is not None:
+            message = f"a ModelDeployment asks for AcceleratorProfile {profile}, which is not there"
+            yield Finding("accelerators", Level.ERROR, message, "kubectl get accel; kubectl apply -f PROFILE.yaml")
+    if not profiles and not asked:
+        have = ", ".join(devices) or "none"
+        yield Finding("accelerators", Level.OK, f"no AcceleratorProfile: workers run on CPUs; devices of nodes: {have}")
+
+
+def _ready(node: Object) -> bool:
+    conditions = {each["type"]: each["status"] for each in node.get("status", {}).get("conditions", ())}
+    return conditions.get("Ready") == "True" and not node.get("spec", {}).get("unschedulable")
+
+
+def _devices(node: Object) -> list[str]:
+    return [each for each in node.get("status", {}).get("allocatable", {}) if not each.startswith(_PLAIN)]
+
+
+def _count(node: Object, resource: str) -> int:
+    return int(node.get("status", {}).get("allocatable", {}).get(resource, 0))
+
+
+def _plugin(resource: str) -> str:
+    if resource.startswith("nvidia.com/"):
+        return "helm install nvdp nvidia-device-plugin --repo https://nvidia.github.io/k8s-device-plugin -n kube-system"
+    return f"install the device plugin that offers {resource}"
+
+
+def kuberay(sight: Sight) -> Iterator[Finding]:
+    """KubeRay is there where a model needs it."""
+    if sight.other_definitions is None:
+        yield _unseen("kuberay", "custom resource definitions", "list customresourcedefinitions")
+        return
+    needs = [name(each) for each in sight.models or () if _needs_ray(each)]
+    missing = sorted(_KUBERAY - sight.other_definitions)
+    if not missing:
+        yield Finding("kuberay", Level.OK, "KubeRay's definitions are there")
+    elif needs:
+        message = f"{', '.join(missing)} not there, and {', '.join(needs)} needs KubeRay"
+        yield Finding("kuberay", Level.ERROR, message, _KUBERAY_INSTALL)
+    else:
+        message = "KubeRay is not there: no model spans nodes or is hosted by Ray Serve, so nothing needs it"
+        yield Finding("kuberay", Level.OK, message, _KUBERAY_INSTALL)
+
+
+def _needs_ray(model: Object) -> bool:
+    spec = model["spec"]
+    return bool(spec.get("hosting") == "RayServe" or spec.get("parallelism", {}).get("nodes", 1) > 1)
+
+
+def storage(sight: Sight) -> Iterator[Finding]:
+    """A claim without a class finds one."""
+    if sight.storage_classes is None:
+        yield _unseen("storage", "storage classes", "list storageclasses")
+        return
+    default = [name(each) for each in sight.storage_classes if _default(each)]
+    pending = [each for each in sight.claims or () if each.get("status", {}).get("phase") == "Pending"]
+    for each in pending:
+        wanted = each["spec"].get("storageClassName") or "the default class"
+        message = f"volume claim {name(each)} is not bound (it asks for {wanted})"
+        mend = f"kubectl -n {sight.namespace} describe pvc {name(each)}"
+        yield Finding("storage", Level.ERROR, message, mend)
+    if default:
+        yield Finding("storage", Level.OK, f"default StorageClass {default[0]}")
+    elif pending or not sight.claims:
+        names = ", ".join(name(each) for each in sight.storage_classes) or "none"
+        mend = "helm upgrade ... --set redis.bundled.storage.className=CLASS, or mark a class as the default"
+        yield Finding("storage", Level.WARNING, f"no default StorageClass; there are: {names}", mend)
+
+
+def _default(each: Object) -> bool:
+    marked: str = each["metadata"].get("annotations", {}).get(_DEFAULT_CLASS, "")
+    return marked == "true"
+
+
+def metrics(sight: Sight) -> Iterator[Finding]:
+    """The resource metrics API answers, where an autoscaler asks it."""
+    asking = [name(each) for each in sight.autoscalers or ()]
+    if sight.metrics_api is None:
+        yield _unseen("metrics", "API services", "get apiservices")
+    elif sight.metrics_api:
+        yield Finding("metrics", Level.OK, "the resource metrics API answers")
+    else:
+        mend = "kubectl apply -f https://github.com/kubernetes-sigs/metrics-server/releases/latest/download/components.yaml"
+        level = Level.ERROR if asking else Level.OK
+        who = f"{', '.join(asking)} cannot scale" if asking else "nothing here asks it"
+        yield Finding("metrics", level, f"the resource metrics API is not there: {who}", mend)
+
+
+def routes(sight: Sight) -> Iterator[Finding]:
+    """Whether an existing gateway could be used: never an error."""
+    if sight.other_definitions is None:
+        return
+    if sight.other_definitions >= _GATEWAY_API:
+        pools = "and" if _POOLS in sight.other_definitions else "without"
+        yield Finding("routes", Level.OK, f"Gateway API is there, {pools} its inference extension")
+    else:
+        yield Finding("routes", Level.OK, "Gateway API is not there: clients use the gateways' own Service")
+
+
+def _unseen(check: str, what: str, right: str) -> Finding:
+    return Finding(check, Level.UNKNOWN, f"{what} cannot be seen", f"kubectl auth can-i {right}")
+
+
+CHECKS: Sequence[Callable[[Sight], Iterator[Finding]]] = (
+    version, definitions, release.rights, accelerators, kuberay, storage, release.workloads, release.operator_lease,
+    release.redis, release.gateways, release.models, metrics, routes,
+)  # fmt: skip

@@ -1,0 +1,183 @@
+"""Reads a cluster for the checks. What may not be seen is None; what is not there is empty."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import yaml
+
+from controller.doctor import sight
+from operators import access, rights
+from penstock.api import crds
+from penstock.api.crds import base, schema
+from penstock.runtime import clock as clocks
+from penstock.runtime import errors
+
+Object = dict[str, Any]
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+LABEL = "app.kubernetes.io/part-of=penstock"
+_ADMIN_PORT = 8081
+_TIMEOUT_S = 20.0
+
+
+class Reader:
+    """Reads of an API server, each with its status: a refusal is an answer here."""
+
+    def __init__(self, found: access.Access) -> None:
+        headers = {"Authorization": f"Bearer {found.token}"} if found.token else {}
+        self._http = httpx.AsyncClient(
+            base_url=found.server, verify=found.ssl_context(), headers=headers, timeout=_TIMEOUT_S, trust_env=False
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def ask(self, path: str, question: Object | None = None, labels: str = "") -> tuple[int, Object]:
+        """Status and body; a question is posted. Raises `RetryableError` where the server is not reached."""
+        params = {"labelSelector": labels} if labels else None
+        try:
+            answer = await self._http.request("POST" if question else "GET", path, json=question, params=params)
+        except httpx.TransportError as exc:
+            raise errors.RetryableError(f"the API server cannot be reached: {exc!r}") from exc
+        if answer.status_code == 401:
+            raise errors.TerminalError(
+                "the API server does not know this user: the credentials are wrong or have ended"
+            )
+        try:
+            return answer.status_code, answer.json()
+        except ValueError:
+            return answer.status_code, {}
+
+
+class Looker:
+    """Looks at one release in one namespace."""
+
+    def __init__(self, reader: Reader, clock: clocks.Clock, namespace: str) -> None:
+        self._reader, self._clock, self._namespace = reader, clock, namespace
+
+    async def look(self) -> sight.Sight:
+        """Everything at once. Raises `RetryableError` where the server is away."""
+        inside = f"/namespaces/{self._namespace}"
+        own = f"/apis/{base.API_VERSION}"
+        version = await self._version()
+        (
+            definitions, nodes, profiles, models, classes, autoscalers, deployments, stateful, pods, claims, leases, secrets,
+        ) = await asyncio.gather(
+            self._list(DEFINITIONS),
+            self._list("/api/v1/nodes"),
+            self._list(f"{own}/acceleratorprofiles"),
+            self._list(f"{own}/modeldeployments"),
+            self._list("/apis/storage.k8s.io/v1/storageclasses"),
+            self._list(f"/apis/autoscaling/v2{inside}/horizontalpodautoscalers", LABEL),
+            self._list(f"/apis/apps/v1{inside}/deployments", LABEL),
+            self._list(f"/apis/apps/v1{inside}/statefulsets", LABEL),
+            self._list(f"/api/v1{inside}/pods", "app.kubernetes.io/component"),
+            self._list(f"/api/v1{inside}/persistentvolumeclaims", "app.kubernetes.io/component=redis"),
+            self._list(f"/apis/coordination.k8s.io/v1{inside}/leases"),
+            self._list(f"/api/v1{inside}/secrets"),
+        )  # fmt: skip
+        workloads = None if deployments is None or stateful is None else [*deployments, *stateful]
+        wanted = {each["metadata"]["name"]: each for each in map(_definition, crds.KINDS)}
+        present = None if definitions is None else {each["metadata"]["name"]: each for each in definitions}
+        return sight.Sight(
+            namespace=self._namespace,
+            now_s=self._clock.now_s(),
+            version=version,
+            definitions=None if present is None else {each: present.get(each) for each in wanted},
+            wanted_definitions=wanted,
+            other_definitions=None if present is None else frozenset(present) - frozenset(wanted),
+            rights=await self._rights(workloads or ()),
+            nodes=nodes,
+            profiles=profiles,
+            models=models,
+            storage_classes=classes,
+            metrics_api=await self._metrics(),
+            autoscalers=autoscalers,
+            workloads=workloads,
+            pods=pods,
+            claims=claims,
+            leases=None if leases is None else [each for each in leases if "penstock" in each["metadata"]["name"]],
+            secrets=None if secrets is None else frozenset(each["metadata"]["name"] for each in secrets),
+            gateways=await self._gateways(pods or ()),
+        )
+
+    async def _list(self, path: str, labels: str = "") -> list[Object] | None:
+        """The objects; none where the kind is not there, None where they may not be seen."""
+        status, body = await self._reader.ask(path, labels=labels)
+        if status == 404:
+            return []
+        return list(body["items"]) if status == 200 else None
+
+    async def _version(self) -> tuple[int, int] | None:
+        _, found = await self._reader.ask("/version")
+        numbers = [re.match(r"\d+", str(found.get(key, ""))) for key in ("major", "minor")]
+        return (int(numbers[0][0]), int(numbers[1][0])) if numbers[0] and numbers[1] else None
+
+    async def _metrics(self) -> bool | None:
+        status, found = await self._reader.ask("/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io")
+        if status not in (200, 404):
+            return None
+        conditions = found.get("status", {}).get("conditions", ())
+        return any(each["type"] == "Available" and each["status"] == "True" for each in conditions)
+
+    async def _rights(self, workloads: Sequence[Object]) -> list[sight.Right]:
+        """Asks for each rule of the operator's roles whether its account may."""
+        accounts = [
+            each["spec"]["template"]["spec"].get("serviceAccountName", "default")
+            for each in workloads
+            if sight.component(each) == "operator"
+        ]
+        if not accounts:
+            return []
+        needed = [
+            (sight.Right(verb, rule.group, resource, namespace), rule.names)
+            for rules, namespace in ((rights.CLUSTER, ""), (rights.OWN, self._namespace))
+            for rule in rules
+            for resource in rule.resources
+            for verb in rule.verbs
+        ]
+        return list(await asyncio.gather(*(self._may(accounts[0], *each) for each in needed)))
+
+    async def _may(self, account: str, right: sight.Right, names: Sequence[str]) -> sight.Right:
+        resource, _, sub = right.resource.partition("/")
+        attributes = {
+            "verb": right.verb, "group": right.group, "resource": resource, "subresource": sub,
+            "namespace": right.namespace, "name": names[0] if names else "",
+        }  # fmt: skip
+        user = f"system:serviceaccount:{self._namespace}:{account}"
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {"user": user, "groups": ["system:serviceaccounts"], "resourceAttributes": attributes},
+        }
+        status, answer = await self._reader.ask(REVIEWS, review)
+        if status != 201:
+            return right
+        return dataclasses.replace(right, allowed=bool(answer["status"]["allowed"]))
+
+    async def _gateways(self, pods: Sequence[Object]) -> list[sight.Gateway]:
+        names = [sight.name(each) for each in pods if sight.component(each) == "gateway" and _running(each)]
+        return list(await asyncio.gather(*(self._gateway(each) for each in names)))
+
+    async def _gateway(self, pod: str) -> sight.Gateway:
+        """What a gateway says on its admin port, through the API server."""
+        path = f"/api/v1/namespaces/{self._namespace}/pods/{pod}:{_ADMIN_PORT}/proxy/debug/state"
+        status, found = await self._reader.ask(path)
+        return sight.Gateway(pod, status == 200, tuple(found.get("degraded", ())))
+
+
+def _running(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+
+
+def _definition(resource: type[base.Resource]) -> Object:
+    """As plain data: the same as it would come back from the server."""
+    found: Object = yaml.safe_load(yaml.safe_dump(schema.definition(resource)))
+    return found

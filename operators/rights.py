@@ -1,0 +1,42 @@
+"""What the operator does in the API server, as rules of RBAC: the chart's roles are generated from them, and
+`penstock doctor` asks whether the operator may. A test counts what is denied and what nothing uses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from penstock.api.crds import base
+
+LEASE = "penstock-operator"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Verbs on resources of one group; `names` where only these objects are meant."""
+
+    why: str
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    names: tuple[str, ...] = ()
+
+
+_UNBUILT = ("loraadapters", "powerdomains", "kvcachetiers", "tenants")
+# In every namespace.
+CLUSTER = (
+    Rule("what is wanted", base.GROUP, ("modeldeployments", *_UNBUILT), ("get", "list", "watch")),
+    Rule(
+        "what is said of it",
+        base.GROUP,
+        tuple(f"{each}/status" for each in ("modeldeployments", *_UNBUILT)),
+        ("patch",),
+    ),
+    Rule("what was done", "events.k8s.io", ("events",), ("create",)),
+    Rule("workers", "", ("pods",), ("list", "watch", "create", "patch", "delete")),
+)
+# In the release's own namespace.
+OWN = (
+    Rule("who leads: a name cannot be asked for before it is there", "coordination.k8s.io", ("leases",), ("create",)),
+    Rule("who leads", "coordination.k8s.io", ("leases",), ("get", "update"), (LEASE,)),
+)

@@ -1,0 +1,257 @@
+"""`penstock doctor`: what is seen of a cluster, and what is said of it. One row for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from controller.doctor import checks
+from controller.doctor.sight import Finding, Gateway, Level, Right, Sight
+
+NOW_S = 1_800_000_000.0
+Object = dict[str, Any]
+
+
+def definition(name: str, text: str = "new", established: str = "True") -> Object:
+    """A definition whose schema says `text`."""
+    versions = [{"name": "v1alpha1", "schema": {"openAPIV3Schema": {"description": text}}}]
+    status = {"conditions": [{"type": "Established", "status": established}]}
+    return {"metadata": {"name": name}, "spec": {"versions": versions}, "status": status}
+
+
+def node(name: str = "n0", ready: str = "True", labels: Object | None = None, **allocatable: str) -> Object:
+    """A node; `nvidia=8` gives it GPUs."""
+    found = {"cpu": "8", "memory": "32Gi", "pods": "110"}
+    if "nvidia" in allocatable:
+        found["nvidia.com/gpu"] = allocatable["nvidia"]
+    status = {"conditions": [{"type": "Ready", "status": ready}], "allocatable": found}
+    return {"metadata": {"name": name, "labels": labels or {}}, "spec": {}, "status": status}
+
+
+def workload(component: str, wanted: int = 2, ready: int = 2, **spec: Any) -> Object:
+    """A Deployment of the chart."""
+    env = [{"name": "URL", "valueFrom": {"secretKeyRef": {"name": "penstock-redis", "key": "url"}}}]
+    pod = {"containers": [{"name": component, "env": env}], "serviceAccountName": f"penstock-{component}"}
+    return {
+        "metadata": {"name": f"penstock-{component}", "labels": {"app.kubernetes.io/component": component}},
+        "spec": {"replicas": wanted, "template": {"spec": pod}, **spec},
+        "status": {"readyReplicas": ready},
+    }
+
+
+def pod(component: str, **status: Any) -> Object:
+    """A Pod of the chart."""
+    return {
+        "metadata": {"name": f"{component}-x", "labels": {"app.kubernetes.io/component": component}},
+        "status": status,
+    }
+
+
+def waiting(reason: str, message: str, **last: Any) -> list[Object]:
+    """A container that waits."""
+    return [{"state": {"waiting": {"reason": reason, "message": message}}, "lastState": last}]
+
+
+def lease(holder: str = "operator-a", age_s: float = 3.0) -> Object:
+    """The operator's Lease."""
+    import datetime
+
+    renewed = datetime.datetime.fromtimestamp(NOW_S - age_s, datetime.UTC).isoformat()
+    return {
+        "metadata": {"name": "penstock-operator"},
+        "spec": {"holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": 10},
+    }
+
+
+def model(ready: str | None = "True", generation: int = 1, observed: int = 1, **spec: Any) -> Object:
+    """A ModelDeployment."""
+    conditions = []
+    if ready is not None:
+        conditions = [{"type": "Ready", "status": ready, "reason": "WorkersBlocked", "message": "0 of 2 ready: no GPU"}]
+    return {
+        "metadata": {"name": "m", "namespace": "models", "generation": generation},
+        "spec": {"model": {"name": "m"}, **spec},
+        "status": {"conditions": conditions, "observedGeneration": observed},
+    }
+
+
+def accelerator(**selector: str) -> Object:
+    """An AcceleratorProfile of NVIDIA GPUs."""
+    return {"metadata": {"name": "h100"}, "spec": {"resourceName": "nvidia.com/gpu", "nodeSelector": selector}}
+
+
+DEFAULT_CLASS = {"metadata": {"name": "fast", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}
+WELL = Sight(
+    namespace="penstock",
+    now_s=NOW_S,
+    version=(1, 36),
+    definitions={"x": definition("x")},
+    wanted_definitions={"x": definition("x")},
+    other_definitions=frozenset({"rayclusters.ray.io", "rayservices.ray.io"}),
+    rights=(Right("list", "", "pods", "", True), Right("update", "coordination.k8s.io", "leases", "penstock", True)),
+    nodes=[node()],
+    profiles=[],
+    models=[model()],
+    storage_classes=[DEFAULT_CLASS],
+    metrics_api=True,
+    autoscalers=[],
+    workloads=[
+        *(workload(each) for each in ("gateway", "controller", "operator")),
+        workload("redis", 1, 1, volumeClaimTemplates=[{}]),
+    ],
+    pods=[],
+    claims=[{"metadata": {"name": "data"}, "spec": {}, "status": {"phase": "Bound"}}],
+    leases=[lease()],
+    secrets=frozenset({"penstock-redis"}),
+    gateways=(Gateway("gw-a", True), Gateway("gw-b", True)),
+)
+
+
+def unwell(sight: Sight) -> list[Finding]:
+    """What is not well."""
+    return [each for each in checks.run(sight) if each.level is not Level.OK]
+
+
+def test_a_cluster_that_lacks_nothing() -> None:
+    """Every check has looked, and none has a remark."""
+    assert unwell(WELL) == []
+    assert {each.check for each in checks.run(WELL)} == {
+        "version", "definitions", "rights", "accelerators", "kuberay", "storage", "release", "operator", "redis",
+        "gateways", "models", "metrics", "routes",
+    }  # fmt: skip
+
+
+RAY = {"hosting": "RayServe"}
+GPU = {"accelerators": [{"profile": "h100"}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "said", "mend"),
+    [
+        ({"version": (1, 29)}, "error", "Kubernetes 1.29 is older than 1.30", "upgrade the cluster"),
+        ({"definitions": {}}, "error", "x is not there", "kubectl apply --server-side"),
+        ({"definitions": {"x": definition("x", established="False")}}, "error", "x is not served", "describe crd x"),
+        ({"definitions": {"x": definition("x", "old")}}, "warning", "x is of another version", "--force-conflicts"),
+        (
+            {"rights": (Right("delete", "", "pods", "", False),)},
+            "error", "the operator may not delete pods", "serviceAccounts.create=true",
+        ),
+        (
+            {"rights": (Right("update", "coordination.k8s.io", "leases", "penstock", False),)},
+            "error", "may not update leases.coordination.k8s.io in penstock", "serviceAccounts",
+        ),
+        ({"nodes": [node(), node("n1", "False")]}, "warning", "not ready or cordoned: n1", "describe nodes"),
+        ({"nodes": []}, "error", "no node takes Pods", "get nodes"),
+        ({"profiles": [accelerator()]}, "warning", "its nodes have no nvidia.com/gpu: the device plugin", "nvdp"),
+        ({"profiles": [accelerator(gpu="h100")]}, "warning", "h100: no node has gpu=h100", "get nodes -l gpu=h100"),
+        ({"models": [model(**GPU)]}, "error", "asks for AcceleratorProfile h100, which is not there", "get accel"),
+        (
+            {"models": [model(**RAY)], "other_definitions": frozenset()},
+            "error", "rayclusters.ray.io, rayservices.ray.io not there, and m needs KubeRay", "kuberay-operator",
+        ),
+        ({"storage_classes": [], "claims": []}, "warning", "no default StorageClass; there are: none", "className"),
+        (
+            {"claims": [{"metadata": {"name": "data"}, "spec": {}, "status": {"phase": "Pending"}}]},
+            "error", "volume claim data is not bound (it asks for the default class)", "describe pvc data",
+        ),
+        ({"workloads": [], "gateways": ()}, "error", "not installed in namespace penstock", "helm install"),
+        (
+            {"workloads": [each for each in WELL.workloads or () if "operator" not in each["metadata"]["name"]]},
+            "warning", "there is no operator", "helm upgrade",
+        ),
+        (
+            {
+                "workloads": [*(WELL.workloads or ())[1:], workload("gateway", 2, 0)],
+                "pods": [pod("gateway", containerStatuses=waiting("ImagePullBackOff", "not found"))],
+            },
+            "error", "gateway: 0 of 2 ready: ImagePullBackOff: not found", "app.kubernetes.io/component=gateway",
+        ),
+        (
+            {
+                "workloads": [*(WELL.workloads or ())[1:], workload("gateway", 2, 1)],
+                "pods": [
+                    pod("gateway", containerStatuses=waiting("CrashLoopBackOff", "back-off", terminated={"exitCode": 2}))
+                ],
+            },
+            "warning", "gateway: 1 of 2 ready: CrashLoopBackOff, exit status 2: back-off", "describe pods",
+        ),
+        (
+            {
+                "workloads": [*(WELL.workloads or ())[1:], workload("gateway", 2, 0)],
+                "pods": [pod("gateway", conditions=[
+                    {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
+                ])],
+            },
+            "error", "Unschedulable: 0/1 nodes", "describe pods",
+        ),
+        ({"leases": []}, "error", "no operator has ever led", "logs"),
+        ({"leases": [lease("")]}, "error", "no operator leads", "logs"),
+        ({"leases": [lease(age_s=60)]}, "error", "operator-a led, and has been silent for 60 s", "logs"),
+        (
+            {"workloads": [*(WELL.workloads or ())[:3], workload("redis", 1, 1)]},
+            "warning", "Redis keeps nothing on disk", "storage.enabled=true",
+        ),
+        ({"secrets": frozenset()}, "error", "Secret penstock-redis is not there", "create secret generic penstock-redis"),
+        (
+            {"gateways": (Gateway("gw-a", True, ("registry-lost: Redis does not answer",)),)},
+            "error", "gw-a does not reach Redis", "get pods,pvc",
+        ),
+        (
+            {"gateways": (Gateway("gw-a", True, ("endpoints-ejected: tiny-0",)),)},
+            "warning", "gw-a is degraded: endpoints-ejected: tiny-0", "penstock status",
+        ),
+        ({"gateways": (Gateway("gw-a", False),)}, "unknown", "gw-a was not reached", "pods/proxy"),
+        ({"models": [model("False")]}, "warning", "models/m: WorkersBlocked: 0 of 2 ready: no GPU", "describe md m"),
+        ({"models": [model(None)]}, "warning", "models/m: no operator has looked at it", "describe md m"),
+        ({"models": [model(generation=2)]}, "warning", "models/m: no operator has looked at it", "describe md m"),
+        (
+            {"metrics_api": False, "autoscalers": [{"metadata": {"name": "penstock-gateway"}}]},
+            "error", "metrics API is not there: penstock-gateway cannot scale", "metrics-server",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_mend(change: Object, level: str, said: str, mend: str) -> None:
+    """One thing that is wrong gives one finding, of the right level, that names it and the command."""
+    found = unwell(dataclasses.replace(WELL, **change))
+    assert [str(each.level) for each in found] == [level], found
+    assert said in found[0].message
+    assert mend in found[0].mend
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"other_definitions": frozenset(), "models": []}, "nothing needs it"),
+        ({"metrics_api": False}, "nothing here asks it"),
+        ({"profiles": [accelerator()], "nodes": [node(nvidia="8")]}, "h100: 8 of nvidia.com/gpu on 1 nodes"),
+        ({"models": []}, "no model is asked for yet"),
+    ],
+)
+def test_what_nothing_needs_is_no_fault(change: Object, said: str) -> None:
+    """What is missing and not asked for is told as it is, and is well."""
+    sight = dataclasses.replace(WELL, **change)
+    assert unwell(sight) == []
+    assert any(said in each.message for each in checks.run(sight))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "version",
+        "definitions",
+        "other_definitions",
+        "nodes",
+        "storage_classes",
+        "metrics_api",
+        "workloads",
+        "leases",
+        "models",
+    ],
+)
+def test_what_cannot_be_seen_is_unknown(name: str) -> None:
+    """A user without the right to look gets `unknown`, neither a fault nor a clean bill."""
+    blind = {name: None} | ({"gateways": ()} if name == "workloads" else {})
+    found = unwell(dataclasses.replace(WELL, **blind))
+    assert {each.level for each in found} == {Level.UNKNOWN}
