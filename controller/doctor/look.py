@@ -51,9 +51,11 @@ class Reader:
                 "the API server does not know this user: the credentials are wrong or have ended"
             )
         try:
-            return answer.status_code, answer.json()
+            body = answer.json()
         except ValueError:
-            return answer.status_code, {}
+            body = None
+        # Errors of proxies in between, and of the server itself, may be plain text.
+        return answer.status_code, body if isinstance(body, dict) else {}
 
 
 class Looker:
@@ -122,8 +124,8 @@ class Looker:
 
     async def _metrics(self) -> bool | None:
         status, found = await self._reader.ask("/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io")
-        if status not in (200, 404):
-            return None
+        if status != 200:
+            return False if status == 404 else None
         conditions = found.get("status", {}).get("conditions", ())
         return any(each["type"] == "Available" and each["status"] == "True" for each in conditions)
 

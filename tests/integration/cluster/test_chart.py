@@ -1,0 +1,211 @@
+"""The chart's life on a real control plane: Pods are played, everything that Kubernetes itself decides is real."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from click import testing
+
+from controller.cli import main as cli
+from penstock.api import crds
+from tests.cluster import binaries, control_plane, tools
+from tests.support import charts, releases
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+ROOT = pathlib.Path(__file__).parents[3]
+MODEL = {
+    "apiVersion": "penstock.dev/v1alpha1",
+    "kind": "ModelDeployment",
+    "metadata": {"name": "tiny"},
+    "spec": {"model": {"name": "tiny"}, "engine": {"kind": "sim"}},
+}
+
+
+@pytest.fixture(scope="module")
+def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.Tools]:
+    """kubectl and helm on a control plane of this module's own, empty but for what Kubernetes has."""
+    extras = control_plane.Extras(controllers=True, fake_nodes=True)
+    try:
+        programs = binaries.find(os.environ)
+        plane = control_plane.ControlPlane(programs, tmp_path_factory.mktemp("plane"), extras)
+        programs.need("helm")
+    except binaries.Unavailable as exc:
+        pytest.skip(str(exc))
+    try:
+        plane.start()
+        yield tools.Tools(programs, plane.kubeconfig, tmp_path_factory.mktemp("home"))
+    finally:
+        plane.stop()
+
+
+def secret(kube: tools.Tools, name: str) -> dict[str, str]:
+    """What a Secret holds."""
+    data = kube.get("secret", name)["data"]
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+def uids(kube: tools.Tools, *kinds: str) -> dict[str, str]:
+    """Uids by kind and name of what the release has."""
+    found = kube.get(",".join(kinds), "-l", "app.kubernetes.io/part-of=penstock")
+    return {f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["uid"] for each in found}
+
+
+def older(tmp_path: pathlib.Path) -> pathlib.Path:
+    """The chart as a version before this one: its number, one definition and one object less."""
+    chart = tmp_path / "penstock"
+    shutil.copytree(charts.CHART, chart)
+    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+    (chart / "Chart.yaml").write_text(yaml.safe_dump(about | {"version": "0.0.9", "appVersion": "0.0.9"}))
+    (chart / "templates" / "networkpolicies.yaml").unlink()
+    path = chart / "crds" / "modeldeployments.penstock.dev.yaml"
+    definition = yaml.safe_load(path.read_text())
+    properties = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    del properties["placement"]
+    path.write_text(yaml.safe_dump(definition))
+    return chart
+
+
+def test_a_release_lives_and_leaves_what_is_the_users(kube: tools.Tools, tmp_path: pathlib.Path) -> None:
+    """Install, upgrade, roll back, uninstall, install again: workloads come and go, password, data and models stay."""
+    here = releases.prepare(kube, "life")
+    said = releases.install(here, "pen", chart=str(older(tmp_path)))
+    assert "kubectl -n life wait md/tiny" in said and "WARNING: every client" in said
+    here.apply(MODEL)
+    before = secret(here, "pen-penstock-redis")
+    stays = uids(here, "pvc", "service", "secret")
+
+    releases.install(here, "pen", "--set", "gateway.replicas=3", verb="upgrade")
+    assert here.get("deployment", "pen-penstock-gateway")["status"]["readyReplicas"] == 3
+    assert here.get("networkpolicy", "pen-penstock-redis")
+    assert secret(here, "pen-penstock-redis") == before
+    assert uids(here, "pvc", "service", "secret") == stays
+
+    here.helm("rollback", "pen", "--wait", "--timeout", "120s")
+    assert here.get("deployment", "pen-penstock-gateway")["spec"]["replicas"] == 2
+    assert secret(here, "pen-penstock-redis") == before
+
+    here.helm("uninstall", "pen", "--wait")
+    assert here.get("deployments,statefulsets,services") == []
+    assert [each["metadata"]["name"] for each in here.get("pvc")] == ["data-pen-penstock-redis-0"]
+    assert secret(here, "pen-penstock-redis") == before
+    assert here.get("md", "tiny")["spec"]["model"]["name"] == "tiny"
+    assert len(here.get("crd")) == len(crds.KINDS)
+    left = kube.kubectl(
+        "get", "clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/part-of=penstock", "-o", "name"
+    )
+    assert left == ""
+
+    releases.install(here, "pen")
+    assert secret(here, "pen-penstock-redis") == before
+    here.helm("uninstall", "pen", "--wait")
+
+
+def test_the_certificate_of_helm_is_kept(kube: tools.Tools) -> None:
+    """`selfSigned`: an upgrade does not make clients trust a new CA."""
+    here = releases.prepare(kube, "tls")
+    releases.install(here, "pen", "--set", "gateway.tls.mode=selfSigned")
+    before = secret(here, "pen-penstock-gateway-tls")
+    releases.install(here, "pen", "--set", "gateway.tls.mode=selfSigned,gateway.replicas=1", verb="upgrade")
+    assert secret(here, "pen-penstock-gateway-tls") == before
+    here.helm("uninstall", "pen", "--wait")
+
+
+def test_kustomize_users_get_the_same(kube: tools.Tools) -> None:
+    """The steps of docs/install.md without Helm lead to Pods that run."""
+    here = releases.prepare(kube, "penstock")
+    kube.kubectl(
+        "annotate", "storageclass", releases.CLASS, "storageclass.kubernetes.io/is-default-class=true", "--overwrite"
+    )
+    url, auth = "redis://:p@penstock-redis.penstock.svc:6379/0", "requirepass p"
+    here.kubectl(
+        "create", "secret", "generic", "penstock-redis", f"--from-literal=url={url}", f"--from-literal=auth.conf={auth}"
+    )
+    here.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "manifests" / "crds"))
+    here.kubectl("apply", "-k", str(ROOT / "manifests"))
+    for name in ("gateway", "controller", "operator"):
+        here.wait("--for=condition=Available", f"deployment/penstock-{name}")
+    here.kubectl("rollout", "status", "statefulset/penstock-redis", "--timeout=60s")
+    here.kubectl("delete", "-k", str(ROOT / "manifests"))
+
+
+def as_account(kube: tools.Tools, account: str, folder: pathlib.Path) -> dict[str, str]:
+    """Variables for a process that is to have a ServiceAccount's rights and no others."""
+    config = yaml.safe_load(pathlib.Path(kube.env()["KUBECONFIG"]).read_text())
+    config["users"] = [{"name": "test", "user": {"token": kube.kubectl("create", "token", account).strip()}}]
+    file = folder / f"{account}.kubeconfig"
+    file.write_text(yaml.safe_dump(config))
+    return {"PATH": os.environ["PATH"], "KUBECONFIG": str(file), "PYTHONPATH": str(ROOT)}
+
+
+def test_the_job_for_definitions_has_the_rights_for_it(kube: tools.Tools, tmp_path: pathlib.Path) -> None:
+    """With the hook's own account, older definitions become those of this version; a second run changes nothing."""
+    here = releases.prepare(kube, "jobs")
+    hooks = [
+        each
+        for each in charts.template(release="pen", namespace="jobs")
+        if each["kind"] in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
+        and "-crds" in each["metadata"]["name"]
+    ]
+    assert len(hooks) == 3
+    here.apply(*hooks)
+    here.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(older(tmp_path) / "crds"))
+    env = as_account(here, "pen-penstock-crds", tmp_path)
+    command = [sys.executable, "-m", "operators.definitions"]
+    first = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stderr
+    assert "modeldeployments.penstock.dev: changed" in first.stdout
+    spec = here.get("crd", "modeldeployments.penstock.dev")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    assert "placement" in spec["properties"]["spec"]["properties"]
+    second = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert second.stdout.count("unchanged") == len(crds.KINDS), second.stdout
+    foreign = subprocess.run(
+        ["kubectl", "get", "pods,secrets"],
+        env=env | {"PATH": kube.env()["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert foreign.returncode != 0 and foreign.stderr.count("is forbidden") == 2
+    here.kubectl("delete", "clusterrole,clusterrolebinding", "pen-penstock-crds-jobs")
+
+
+def doctor(kube: tools.Tools, *args: str) -> tuple[int, dict[str, list[tuple[str, str]]]]:
+    """Exit status of `penstock doctor`, and its findings by check: level and message."""
+    ran = testing.CliRunner().invoke(cli.main, ["doctor", "--json", *args], env=dict(kube.env()))
+    found: dict[str, list[tuple[str, str]]] = {}
+    for each in json.loads(ran.output)["findings"]:
+        found.setdefault(each["check"], []).append((each["level"], each["message"]))
+    return ran.exit_code, found
+
+
+def test_doctor_sees_what_is_wrong_and_what_is_mended(kube: tools.Tools) -> None:
+    """Before the installation, after it, and with a right taken away."""
+    here = releases.prepare(kube, "ill")
+    status, found = doctor(here, "-n", "ill")
+    assert status == 1
+    assert found["release"] == [("error", "Penstock is not installed in namespace ill")]
+
+    releases.install(here, "pen")
+    status, found = doctor(here, "-n", "ill")
+    assert found["definitions"] == [("ok", "6 custom resources, of this version")]
+    assert found["rights"][0][0] == "ok", found["rights"]
+    assert [level for level, _ in found["release"]] == ["ok"] * 4
+    assert ("ok", "Redis keeps its data on a volume") in found["redis"]
+    # No operator process runs in a played Pod.
+    assert found["operator"] == [("error", "no operator has ever led")]
+    assert status == 1
+
+    kube.kubectl("delete", "clusterrolebinding", "pen-penstock-operator-ill")
+    _, found = doctor(here, "-n", "ill")
+    assert ("error", "the operator may not delete pods") in found["rights"]
+    assert not [message for _, message in found["rights"] if "leases" in message], "its own Role is still there"
+    here.helm("uninstall", "pen", "--wait")
