@@ -10,7 +10,7 @@ import redis.asyncio as aioredis
 from redis import exceptions
 
 from penstock.runtime import clock as clocks
-from penstock.runtime import errors, logs, tasks
+from penstock.runtime import errors, logs, redis_urls, tasks
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ class RedisLink:
     """A Redis client that pings in the background and knows whether Redis is there.
 
     `client` connects on demand and again after a failure, so that a call succeeds as soon as Redis is back; it does not
-    retry by itself. `redis://`, `rediss://` (TLS; options as URL parameters) and `unix://` URLs are taken.
+    retry by itself. URLs are those of `redis_urls`: one Redis, with TLS or not, or one that Sentinels name.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class RedisLink:
         self.connections = 0
         self.last_error = ""
         try:
-            self.client: aioredis.Redis = aioredis.Redis.from_url(
+            self.client: aioredis.Redis = redis_urls.client(
                 url,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=timeout_s,
@@ -83,9 +83,7 @@ class RedisLink:
                 max_connections=64,
             )
         except ValueError as exc:
-            raise errors.TerminalError(
-                f"redis url {self.url_masked!r}: {exc}; allowed: redis://, rediss://, unix://"
-            ) from exc
+            raise errors.TerminalError(f"redis url {self.url_masked!r}: {exc}; allowed: {redis_urls.ALLOWED}") from exc
 
     async def start(self) -> None:
         """Pings until Redis answers, then goes on in the background.
