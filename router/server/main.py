@@ -23,7 +23,7 @@ from penstock.runtime import redis as redis_link
 from router.dataplane import fleet, front, gateway, heads, upstream
 from router.index import prefix
 from router.policy import profiles
-from router.server import app, degraded, deployments, prober, registered, sharing, static
+from router.server import app, certificates, degraded, deployments, prober, registered, sharing, static
 from router.server import settings as gateway_settings
 
 
@@ -273,6 +273,9 @@ def build(
         life.add("endpoints", static.StaticSource(owner, list(targets.values()), settings.model, clock))
     life.add("ticker", Ticker(owner, prober.Prober(owner, clock), server, health))
     life.add("http", server, stop_timeout_s=settings.limits.drain_s + 5.0)
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        renewal = certificates.Renewal(settings.tls_cert, settings.tls_key, lambda: server.config.ssl, clock)
+        life.add("certificates", renewal)
     life.add("readiness", Draining(owner))
     return life, address, admin_address
 
