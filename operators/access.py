@@ -15,10 +15,12 @@ from typing import Any
 
 import yaml
 
-from penstock.runtime import errors
+from penstock.runtime import clock as clocks
+from penstock.runtime import errors, logs
 
 ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _EXEC_TIMEOUT_S = 60.0
+_TOKEN_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,26 @@ def in_cluster(environ: Mapping[str, str], folder: pathlib.Path = ACCOUNT) -> Ac
         ) from exc
     shown = f"[{host}]" if ":" in host else host
     return Access(f"https://{shown}:{port}", ca, token, namespace=namespace)
+
+
+class RotatingToken:
+    """The token in a file that the kubelet replaces before it ends (an hour by default): read anew every minute."""
+
+    def __init__(self, path: pathlib.Path, clock: clocks.Clock) -> None:
+        self._path, self._clock = path, clock
+        self._read_s = -_TOKEN_S
+        self._token = ""
+
+    def __call__(self) -> str:
+        """The token of now; the last one where the file cannot be read."""
+        now_s = self._clock.monotonic_s()
+        if not self._token or now_s - self._read_s >= _TOKEN_S:
+            self._read_s = now_s
+            try:
+                self._token = self._path.read_text().strip() or self._token
+            except OSError as exc:
+                logs.get("operator").warning("account_file_unread", path=str(self._path), reason=exc.strerror)
+        return self._token
 
 
 def kubeconfig_path(environ: Mapping[str, str]) -> pathlib.Path:

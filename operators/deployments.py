@@ -1,40 +1,41 @@
-"""Brings a ModelDeployment's worker Pods to what is wanted: look, decide, act, say."""
+"""Brings a ModelDeployment's workers to what is wanted: look, decide, act, say."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pydantic
 
-from operators import events, kube, pods
-from operators.policy import status, workers
+from operators import events, fleets, kube, pods, revisions, sight
+from operators.policy import accelerators, problems, rollout, status, workers
 from penstock.api import types
-from penstock.api.crds import base, modeldeployment
+from penstock.api.crds import acceleratorprofile, base, modeldeployment, values
 from penstock.runtime import clock as clocks
-from penstock.runtime import errors, logs, registry
+from penstock.runtime import errors, logs
 
 Object = dict[str, Any]
-DEPLOYMENTS = f"/apis/{base.API_VERSION}"
 
-
-def deployment_path(namespace: str, name: str = "") -> str:
-    """Path of one ModelDeployment, or of all of a namespace."""
-    return f"{DEPLOYMENTS}/namespaces/{namespace}/modeldeployments{name and '/' + name}"
-
-
-def pod_path(namespace: str, name: str = "") -> str:
-    """Path of one Pod, or of all of a namespace."""
-    return f"/api/v1/namespaces/{namespace}/pods{name and '/' + name}"
+# An object that is not as wanted, and of which nothing tells, is looked at again after so long.
+UNSETTLED_S = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What was seen at one moment. `found` are the Pods by name, as they are deleted only if unchanged since."""
+    """What was seen at one moment, and what follows from it."""
 
     deployment: modeldeployment.ModelDeployment
+    seen: sight.Seen
     observed: workers.Observed
-    found: dict[str, Object]
+    decision: rollout.Decision
+    placements: dict[str, accelerators.Placement]
+    plan: workers.Plan
+    newest: str
+
+    def worker(self, name: str) -> Object:
+        """The object of a worker."""
+        return next(each for each in self.seen.of(sight.POD) if each["metadata"]["name"] == name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,87 +46,190 @@ class Problem:
     message: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Whether all is as wanted, and when to look again where nothing else tells."""
+
+    settled: bool
+    again_s: float | None = None
+
+
+class Verdicts:
+    """The port by which latencies of revisions are compared. This one knows nothing."""
+
+    async def of(self, deployment: modeldeployment.ModelDeployment, old: str, new: str) -> rollout.Verdict:
+        """What the latencies of both revisions say."""
+        return rollout.Verdict.UNKNOWN
+
+
 class DeploymentReconciler:
-    """One pass at a time over one deployment; it keeps nothing between passes."""
+    """One pass over one deployment; it keeps nothing between passes."""
 
     def __init__(
-        self, client: kube.KubeClient, store: registry.Registry, clock: clocks.Clock, host: pods.WorkerHost
+        self,
+        client: kube.KubeClient,
+        looking: sight.Sight,
+        known: fleets.Fleets,
+        clock: clocks.Clock,
+        host: pods.WorkerHost,
+        verdicts: Verdicts | None = None,
+        done: Callable[[str], None] = lambda command: None,
     ) -> None:
-        self._kube, self._registry, self._clock, self._host = client, store, clock, host
+        """`done` hears of each command that was carried out."""
+        self._kube, self._sight, self._fleets, self._clock, self._host = client, looking, known, clock, host
+        self._verdicts, self._done = verdicts or Verdicts(), done
         self._log = logs.get("operator")
 
-    async def reconcile(self, namespace: str, name: str) -> bool:
-        """One pass; whether all is as wanted. A deployment that is gone or being deleted is: Kubernetes takes its Pods.
+    async def reconcile(self, namespace: str, name: str) -> Outcome:
+        """One pass. A deployment that is gone or being deleted is settled: Kubernetes takes what it owns.
 
         Raises `RetryableError` where the pass has to be made again, `TerminalError` where that would not help.
         """
         snapshot = await self._look(namespace, name)
+        if snapshot is not None and snapshot.plan.destructive:
+            # What was decided on a copy is decided again on what is there.
+            snapshot = await self._look(namespace, name, fresh=True)
         if snapshot is None:
-            return True
+            return Outcome(True)
         now_s = self._clock.now_s()
-        plan = workers.reconcile(workers.Desired.of(snapshot.deployment), snapshot.observed, now_s)
-        problem = await self._act(snapshot, plan, now_s)
+        await self._keep_revisions(snapshot)
+        problem = await self._act(snapshot, now_s)
         # The status is what was seen before the commands: what they did is seen in the next pass, which they cause.
-        await self._say(snapshot, plan.held, problem, now_s)
+        await self._say(snapshot, problem, now_s)
         if problem is not None:
             raise errors.TerminalError(problem.message)
-        wanted = sum(pool.wanted for pool in workers.Desired.of(snapshot.deployment).pools)
-        seen = snapshot.observed.workers
-        return not plan.commands and not plan.held and len(seen) == wanted and all(worker.ready for worker in seen)
+        return _outcome(snapshot)
 
-    async def _look(self, namespace: str, name: str) -> Snapshot | None:
-        document = await self._kube.get(deployment_path(namespace, name))
-        if document is None or "deletionTimestamp" in document["metadata"]:
+    async def _look(self, namespace: str, name: str, *, fresh: bool = False) -> Snapshot | None:
+        seen = await self._sight.look(namespace, name, fresh=fresh)
+        if seen is None or "deletionTimestamp" in seen.document["metadata"]:
             return None
         try:
-            deployment = modeldeployment.ModelDeployment.read(document)
+            deployment = modeldeployment.ModelDeployment.read(seen.document)
         except pydantic.ValidationError as exc:
             raise errors.TerminalError(f"{namespace}/{name}: {exc.error_count()} fields are not understood") from exc
-        registered = await self._registered(name)
-        found, _ = await self._kube.list(pod_path(namespace), f"{pods.DEPLOYMENT_LABEL}={name}")
-        own = [each for each in found if _owner(each) == deployment.metadata.uid]
-        seen = tuple(
-            pods.observed(each, (registered or {}).get(each["metadata"]["name"]), registered is not None)
-            for each in own
+        records = await (self._fleets.again if fresh else self._fleets.records)(namespace)
+        newest = revisions.name_of(revisions.template(deployment))
+        former = deployment.status.revision or newest
+        states = {} if records is None else {each.id: each.state for each in records.values()}
+        observed = workers.Observed(
+            tuple(
+                pods.observed(each, states.get(each["metadata"]["name"]), records is not None, former)
+                for each in seen.of(sight.POD)
+            ),
+            registry=records is not None,
         )
-        observed = workers.Observed(seen, registry=registered is not None)
-        return Snapshot(deployment, observed, {each["metadata"]["name"]: each for each in own})
+        return await self._decided(deployment, seen, observed, newest)
 
-    async def _registered(self, deployment: str) -> dict[str, types.WorkerState] | None:
-        """States of a deployment's workers in the registry; None while it cannot be asked."""
-        try:
-            entries = await self._registry.snapshot()
-        except errors.RetryableError as exc:
-            self._log.warning("registry_unknown", deployment=deployment, reason=str(exc))
-            return None
-        return {each.record.id: each.record.state for each in entries if each.record.deployment == deployment}
+    async def _decided(
+        self, deployment: modeldeployment.ModelDeployment, seen: sight.Seen, observed: workers.Observed, newest: str
+    ) -> Snapshot:
+        now_s = self._clock.now_s()
+        desired = workers.Desired.of(deployment)
+        state = status.state_of(deployment, observed)
+        verdict = None
+        if deployment.spec.slo_classes and state.revision not in ("", newest) and newest != state.rejected:
+            verdict = await self._verdicts.of(deployment, state.revision, newest)
+        wanted = status.rollout_of(deployment, newest, desired.pools)
+        decision = rollout.decide(wanted, state, observed.workers, verdict, now_s)
+        placements = _placements(deployment, observed, now_s)
+        chosen = {role: each.profile for role, each in placements.items()}
+        plan = workers.reconcile(desired, observed, now_s, decision.rolling, chosen)
+        stuck = [
+            workers.Delete(name, placement.message or f"no node takes it; {placement.profile} is tried")
+            for placement in placements.values()
+            for name in placement.stuck
+            if observed.registry and all(each.worker != name for each in plan.commands)
+        ]
+        plan = dataclasses.replace(plan, commands=(*plan.commands, *stuck))
+        return Snapshot(deployment, seen, observed, decision, placements, plan, newest)
 
-    async def _act(self, snapshot: Snapshot, plan: workers.Plan, now_s: float) -> Problem | None:
+    async def _keep_revisions(self, snapshot: Snapshot) -> None:
+        """Keeps the newest revision before any worker of it is made, and forgets old ones beyond the limit."""
+        deployment, namespace = snapshot.deployment, snapshot.deployment.metadata.namespace
+        found = snapshot.seen.of(sight.REVISION)
+        kept = revisions.by_name(found)
+        if snapshot.newest not in kept:
+            data = revisions.template(deployment)
+            document = revisions.document(deployment, data, revisions.next_number(found))
+            made = await self._kube.create(sight.REVISION.path(namespace), document)
+            if made is not None:
+                self._sight.wrote(sight.REVISION, made)
+                found.append(made)
+        state = snapshot.decision.state
+        used = {snapshot.newest, state.revision, state.update, *(each.revision for each in snapshot.observed.workers)}
+        for each in revisions.outdated(found, used, deployment.spec.rollout.revision_history_limit):
+            meta = each["metadata"]
+            await self._kube.delete(sight.REVISION.path(namespace, meta["name"]), meta["uid"])
+
+    async def _act(self, snapshot: Snapshot, now_s: float) -> Problem | None:
         """Carries the commands out, each safe to repeat. A worker that cannot be made at all is returned, for the status."""
         namespace = snapshot.deployment.metadata.namespace
-        for command in plan.commands:
+        for command in snapshot.plan.commands:
             match command:
                 case workers.Create():
-                    try:
-                        document = pods.pod(snapshot.deployment, command, self._host)
-                        await self._kube.create(pod_path(namespace), document)
-                    except pods.UnsupportedError as exc:
-                        return Problem("Unsupported", str(exc))
-                    except errors.TerminalError as exc:
-                        return Problem("CreationRefused", str(exc))
+                    problem = await self._create(snapshot, command)
+                    if problem is not None:
+                        return problem
                 case workers.Drain():
                     await self._drain(snapshot, command.worker, now_s)
                 case workers.Delete():
-                    meta = snapshot.found[command.worker]["metadata"]
-                    path = pod_path(namespace, command.worker)
+                    meta = snapshot.worker(command.worker)["metadata"]
+                    path = sight.POD.path(namespace, command.worker)
                     await self._kube.delete(path, meta["uid"], meta["resourceVersion"])
-            await self._tell(events.of_command(snapshot.deployment, command, now_s))
+            self._done(type(command).__name__)
             self._log.info("worker_command", command=type(command).__name__, **dataclasses.asdict(command))
+            await self._tell(events.of_command(snapshot.deployment, command, now_s))
         return None
+
+    async def _create(self, snapshot: Snapshot, command: workers.Create) -> Problem | None:
+        namespace = snapshot.deployment.metadata.namespace
+        try:
+            template = self._template(snapshot, command.revision)
+            document = pods.pod(template, command, self._host, await self._profile(command.accelerator))
+            made = await self._kube.create(sight.POD.path(namespace), document)
+        except pods.UnsupportedError as exc:
+            return Problem("Unsupported", str(exc))
+        except errors.FencedError:
+            raise
+        except errors.TerminalError as exc:
+            return Problem(*problems.of_refusal(str(exc)))
+        if made is None:
+            # There it is, unseen as yet: this operator's from an answer that was lost, or somebody else's.
+            made = await self._kube.get(sight.POD.path(namespace, command.worker))
+            if made is not None and not _ours(made, snapshot.deployment):
+                return Problem(
+                    "NameTaken",
+                    f"Pod {command.worker} is not of this ModelDeployment -> delete or rename what made it",
+                )
+        if made is not None:
+            self._sight.wrote(sight.POD, made)
+        return None
+
+    def _template(self, snapshot: Snapshot, revision: str) -> modeldeployment.ModelDeployment:
+        """The deployment as a revision has it. Raises `UnsupportedError` where it is not kept any more."""
+        if revision in ("", snapshot.newest):
+            return snapshot.deployment
+        kept = revisions.by_name(snapshot.seen.of(sight.REVISION)).get(revision)
+        if kept is None:
+            raise pods.UnsupportedError(f"revision {revision} is not kept any more -> change the specification")
+        try:
+            return revisions.applied(snapshot.deployment, kept["data"])
+        except pydantic.ValidationError as exc:
+            raise pods.UnsupportedError(f"revision {revision} is not understood: {exc.error_count()} fields") from exc
+
+    async def _profile(self, name: str) -> acceleratorprofile.AcceleratorProfile | None:
+        if not name:
+            return None
+        found = await self._sight.profile(name)
+        if found is None:
+            raise pods.UnsupportedError(f"AcceleratorProfile {name} is not there -> apply one of this name")
+        return acceleratorprofile.AcceleratorProfile.read(found)
 
     async def _drain(self, snapshot: Snapshot, worker: str, now_s: float) -> None:
         """First on the Pod, so that a drain whose second half was lost is told again."""
-        meta = snapshot.found[worker]["metadata"]
+        meta = snapshot.worker(worker)["metadata"]
+        namespace = meta["namespace"]
         if pods.DRAIN_ANNOTATION not in meta.get("annotations", {}):
             change = {
                 "metadata": {
@@ -133,28 +237,31 @@ class DeploymentReconciler:
                     "annotations": {pods.DRAIN_ANNOTATION: pods.timestamp(now_s)},
                 }
             }
-            await self._kube.merge(pod_path(meta["namespace"], worker), change)
-        await self._registry.set_state(worker, None, types.WorkerState.DRAINING)
+            self._sight.wrote(sight.POD, await self._kube.merge(sight.POD.path(namespace, worker), change))
+        await self._fleets.registry(namespace).set_state(worker, None, types.WorkerState.DRAINING)
 
-    async def _say(self, snapshot: Snapshot, held: str, problem: Problem | None, now_s: float) -> None:
+    async def _say(self, snapshot: Snapshot, problem: Problem | None, now_s: float) -> None:
         """Writes the status where it differs."""
         before = snapshot.deployment
-        wanted = status.of_deployment(before, snapshot.observed, held, now_s)
-        if problem is not None:
-            said = (before.status.conditions, status.READY, False, problem.reason, problem.message)
-            condition = status.condition(*said, before.metadata.generation, now_s)
-            wanted = wanted.model_copy(update={"conditions": (condition,)})
+        report = status.Report(
+            snapshot.plan.held,
+            snapshot.decision,
+            snapshot.placements,
+            (problem.reason, problem.message) if problem else None,
+        )
+        wanted = status.of_deployment(before, snapshot.observed, report, now_s)
         if wanted == before.status:
             return
+        meta = before.metadata
         document = {
             "apiVersion": base.API_VERSION,
             "kind": "ModelDeployment",
-            "metadata": {"name": before.metadata.name, "namespace": before.metadata.namespace},
+            "metadata": {"name": meta.name, "namespace": meta.namespace},
             "status": wanted.model_dump(by_alias=True, exclude_none=True, mode="json"),
         }
-        await self._kube.apply(f"{deployment_path(before.metadata.namespace, before.metadata.name)}/status", document)
-        become = events.of_status(before, wanted, now_s)
-        if become is not None:
+        written = await self._kube.apply(f"{sight.DEPLOYMENT.path(meta.namespace, meta.name)}/status", document)
+        self._sight.wrote(sight.DEPLOYMENT, written)
+        for become in events.of_status(before, wanted, now_s):
             await self._tell(become)
 
     async def _tell(self, event: Object) -> None:
@@ -162,10 +269,42 @@ class DeploymentReconciler:
         namespace = event["metadata"]["namespace"]
         try:
             await self._kube.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
+        except errors.FencedError:
+            raise
         except errors.PenstockError as exc:
             self._log.warning("event_lost", reason=event["reason"], because=str(exc))
 
 
-def _owner(found: Object) -> str:
-    """Uid of the controller of an object."""
-    return next((each["uid"] for each in found["metadata"].get("ownerReferences", ()) if each.get("controller")), "")
+def _placements(
+    deployment: modeldeployment.ModelDeployment, observed: workers.Observed, now_s: float
+) -> dict[str, accelerators.Placement]:
+    """The hardware of each role's new workers."""
+    before = {each.name: each for each in deployment.status.roles}
+    found = {}
+    for role in deployment.spec.roles:
+        choices = [
+            accelerators.Choice(each.profile, values.duration_s(each.fallback_after))
+            for each in role.accelerators or deployment.spec.accelerators
+        ]
+        said = before.get(role.name)
+        since_s = pods.unix_s(said.accelerator_since) if said and said.accelerator_since else now_s
+        members = [worker for worker in observed.workers if worker.role == role.name]
+        found[role.name] = accelerators.choose(choices, said.accelerator if said else "", since_s, members, now_s)
+    return found
+
+
+def _outcome(snapshot: Snapshot) -> Outcome:
+    """Whether nothing is left to do, and the next deadline."""
+    seen, plan = snapshot.observed.workers, snapshot.plan
+    wanted = sum(pool.wanted for pool in workers.Desired.of(snapshot.deployment).pools)
+    ready = len(seen) == wanted and all(worker.ready for worker in seen)
+    settled = not plan.commands and not plan.held and ready and snapshot.decision.phase is rollout.Phase.COMPLETE
+    deadlines = [plan.again_s, snapshot.decision.again_s, *(each.again_s for each in snapshot.placements.values())]
+    again_s = min((each for each in deadlines if each is not None), default=None)
+    if settled:
+        return Outcome(True, again_s)
+    return Outcome(False, UNSETTLED_S if again_s is None else min(UNSETTLED_S, max(0.2, again_s)))
+
+
+def _ours(found: Object, deployment: modeldeployment.ModelDeployment) -> bool:
+    return any(each["uid"] == deployment.metadata.uid for each in found["metadata"].get("ownerReferences", ()))

@@ -58,14 +58,20 @@ def of_command(about: modeldeployment.ModelDeployment, command: workers.Command,
             return event(about, "Normal", "WorkerDeleted", "Delete", note, now_s)
 
 
-def of_status(before: modeldeployment.ModelDeployment, after: modeldeployment.Status, now_s: float) -> Object | None:
-    """What the object has become; None where neither the value nor the reason of Ready has changed."""
-    found = {each.type: each for each in after.conditions}[status.READY]
-    same = any(
-        (each.type, each.status, each.reason) == (found.type, found.status, found.reason)
-        for each in before.status.conditions
-    )
-    if same:
-        return None
-    kind: Literal["Normal", "Warning"] = "Normal" if found.reason in ("AllReady", "WorkersStarting") else "Warning"
-    return event(before, kind, found.reason, "Observe", found.message, now_s)
+def of_status(before: modeldeployment.ModelDeployment, after: modeldeployment.Status, now_s: float) -> list[Object]:
+    """What the object has become: one for each condition whose value or reason has changed."""
+    known = {(each.type, each.status, each.reason) for each in before.status.conditions}
+    found = []
+    for each in after.conditions:
+        # A first roll-out is told by its workers.
+        first = each.type == status.PROGRESSING and not before.status.revision
+        if first or (each.type, each.status, each.reason) in known:
+            continue
+        kind: Literal["Normal", "Warning"] = "Normal" if each.reason in _NORMAL else "Warning"
+        found.append(event(before, kind, each.reason, "Observe", each.message, now_s))
+    return found
+
+
+_NORMAL = frozenset(
+    {"AllReady", "WorkersStarting", "RolloutComplete", "RolloutProgressing", "RolloutCanary", "RolloutPaused"}
+)

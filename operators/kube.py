@@ -1,20 +1,21 @@
-"""The API server, as far as operators need it: six calls over HTTP, with errors that say whether to try again."""
+"""The API server, as far as operators need it: a few calls over HTTP, with errors that say whether to try again."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import httpx
+import orjson
 
 from penstock.runtime import errors
 
 Object = dict[str, Any]
 FIELD_MANAGER = "penstock-operator"
 _TIMEOUT_S = 30.0
+_PAGE = 500
 _RETRYABLE = frozenset({408, 409, 429, 500, 502, 503, 504})
 
 
@@ -22,9 +23,13 @@ class GoneError(errors.RetryableError):
     """The history that a watch asked for is not kept any more: list again."""
 
 
+class ConflictError(errors.RetryableError):
+    """The object is another than the one that was meant: look again."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """One entry of a watch: ADDED, MODIFIED or DELETED, and the object."""
+    """One entry of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, and the object."""
 
     type: str
     object: Object
@@ -33,14 +38,29 @@ class Event:
 class KubeClient:
     """All methods raise `RetryableError` where the server is away, busy or in conflict, else `TerminalError`."""
 
-    def __init__(self, server: str, ssl_context: ssl.SSLContext, token: str) -> None:
-        """`token` may be empty where the context shows a certificate; `server` begins with https://."""
+    def __init__(
+        self,
+        server: str,
+        ssl_context: ssl.SSLContext,
+        token: str | Callable[[], str],
+        *,
+        timeout_s: float = _TIMEOUT_S,
+        on_call: Callable[[str, int], None] = lambda verb, code: None,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`server` begins with https://. `token` may be empty where the context shows a certificate.
+
+        `on_call(verb, status code)` is told of every answer, with 0 where none came. While `may_write` says no, calls
+        that change something raise `FencedError`.
+        """
+        self._token = token if callable(token) else lambda: token
+        self._on_call, self._may_write, self._timeout_s = on_call, may_write, timeout_s
         self._http = httpx.AsyncClient(
             base_url=server,
             verify=ssl_context,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
             trust_env=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
         )
 
     async def close(self) -> None:
@@ -49,79 +69,123 @@ class KubeClient:
 
     async def get(self, path: str) -> Object | None:
         """An object, or None where there is none."""
-        answer = await self._send("GET", path)
+        answer = await self._send("get", "GET", path)
         return None if answer.status_code == 404 else _body(answer)
 
     async def list(self, path: str, labels: str = "") -> tuple[list[Object], str]:
-        """The objects of a collection, and the version from which a watch goes on."""
-        body = _body(await self._send("GET", path, params={"labelSelector": labels} if labels else {}))
-        return body["items"], body["metadata"]["resourceVersion"]
+        """The objects of a collection, page by page, and the version from which a watch goes on."""
+        found: list[Object] = []
+        params = {"limit": str(_PAGE)} | ({"labelSelector": labels} if labels else {})
+        while True:
+            body = _body(await self._send("list", "GET", path, params=params))
+            found += body["items"]
+            meta = body["metadata"]
+            if not meta.get("continue"):
+                return found, meta["resourceVersion"]
+            params["continue"] = meta["continue"]
 
     async def watch(self, path: str, version: str, labels: str = "", wait_s: int = 300) -> AsyncIterator[Event]:
         """Changes after `version`; ends by itself after `wait_s`. Raises `GoneError` where the version is too old."""
-        params = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(wait_s)}
+        params = {
+            "watch": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(wait_s),
+            "allowWatchBookmarks": "true",
+        }
         if labels:
             params["labelSelector"] = labels
+        timeout = httpx.Timeout(self._timeout_s, read=wait_s + self._timeout_s)
         try:
-            async with self._http.stream("GET", path, params=params, timeout=wait_s + _TIMEOUT_S) as answer:
+            async with self._http.stream(
+                "GET", path, params=params, timeout=timeout, headers=self._headers()
+            ) as answer:
+                self._on_call("watch", answer.status_code)
                 if not answer.is_success:
                     await answer.aread()
                     raise _error(answer)
                 async for line in answer.aiter_lines():
-                    event = json.loads(line)
+                    event = orjson.loads(line)
                     if event["type"] == "ERROR":
                         raise GoneError(event["object"].get("message", "the watch has ended"))
                     yield Event(event["type"], event["object"])
         except httpx.TransportError as exc:
+            self._on_call("watch", 0)
             raise errors.RetryableError(f"the API server cannot be reached: {exc!r}") from exc
+        except orjson.JSONDecodeError as exc:
+            raise errors.RetryableError("a watch ended in the middle of an event") from exc
 
-    async def create(self, path: str, document: Object) -> bool:
-        """Creates an object; False where one of the name is there, as after an answer that was lost."""
-        answer = await self._send("POST", path, document, params={"fieldManager": FIELD_MANAGER})
-        if answer.status_code == 409:
-            return False
-        _body(answer)
-        return True
+    async def create(self, path: str, document: Object) -> Object | None:
+        """Creates an object; None where one of the name is there, as after an answer that was lost."""
+        answer = await self._send("create", "POST", path, document, params={"fieldManager": FIELD_MANAGER})
+        return None if _reason(answer) == "AlreadyExists" else _body(answer)
+
+    async def replace(self, path: str, document: Object) -> Object:
+        """Writes the whole object. `ConflictError` where it is not of the document's resourceVersion any more."""
+        return _body(await self._send("update", "PUT", path, document, params={"fieldManager": FIELD_MANAGER}))
 
     async def merge(self, path: str, change: Object) -> Object:
-        """A merge patch. With metadata.resourceVersion in it, `RetryableError` where the object has changed since."""
-        return _body(await self._send("PATCH", path, change, "application/merge-patch+json"))
+        """A merge patch. With metadata.resourceVersion in it, `ConflictError` where the object has changed since."""
+        return _body(await self._send("patch", "PATCH", path, change, "application/merge-patch+json"))
 
     async def apply(self, path: str, document: Object) -> Object:
         """Server-side apply of the fields that are the operator's."""
         params = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return _body(await self._send("PATCH", path, document, "application/apply-patch+yaml", params))
+        return _body(await self._send("apply", "PATCH", path, document, "application/apply-patch+yaml", params))
 
-    async def delete(self, path: str, uid: str, version: str) -> bool:
-        """Deletes the object if it is still this one, unchanged; False where it is not."""
-        preconditions = {"preconditions": {"uid": uid, "resourceVersion": version}}
-        answer = await self._send("DELETE", path, preconditions)
+    async def delete(self, path: str, uid: str, version: str = "") -> bool:
+        """Deletes the object if it is still this one (and, with a version, unchanged); False where it is not."""
+        preconditions = {"uid": uid} | ({"resourceVersion": version} if version else {})
+        document = {"preconditions": preconditions, "propagationPolicy": "Background"}
+        answer = await self._send("delete", "DELETE", path, document)
         if answer.status_code in (404, 409):
             return False
         _body(answer)
         return True
 
+    def _headers(self) -> dict[str, str]:
+        token = self._token()
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
     async def _send(
         self,
+        verb: str,
         method: str,
         path: str,
         document: Object | None = None,
         kind: str = "application/json",
         params: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        content = None if document is None else json.dumps(document)
-        headers = {} if document is None else {"Content-Type": kind}
+        if method != "GET" and not self._may_write():
+            raise errors.FencedError("this operator does not lead: nothing may be written")
+        content = None if document is None else orjson.dumps(document)
+        headers = self._headers() | ({} if document is None else {"Content-Type": kind})
         try:
-            return await self._http.request(method, path, content=content, headers=headers, params=params)
+            answer = await self._http.request(method, path, content=content, headers=headers, params=params)
         except httpx.TransportError as exc:
+            self._on_call(verb, 0)
             raise errors.RetryableError(f"the API server cannot be reached: {exc!r}") from exc
+        self._on_call(verb, answer.status_code)
+        return answer
 
 
 def _body(answer: httpx.Response) -> Object:
     if not answer.is_success:
         raise _error(answer)
-    body: Object = answer.json()
+    try:
+        body: Object = orjson.loads(answer.content)
+    except orjson.JSONDecodeError as exc:
+        raise errors.RetryableError("the API server's answer is not JSON") from exc
     return body
+
+
+def _reason(answer: httpx.Response) -> str:
+    """The machine-readable cause of a refusal; empty for an answer that is none."""
+    if answer.is_success:
+        return ""
+    try:
+        return str(answer.json().get("reason", ""))
+    except ValueError:
+        return ""
 
 
 def _error(answer: httpx.Response) -> errors.PenstockError:
@@ -133,4 +197,13 @@ def _error(answer: httpx.Response) -> errors.PenstockError:
     text = f"API server: {answer.status_code}: {message}"
     if answer.status_code == 410:
         return GoneError(text)
+    if answer.status_code == 409:
+        return ConflictError(text)
+    if answer.status_code == 401:
+        # A token that has just been rotated is read anew for the next call.
+        return UnauthorizedError(text)
     return errors.RetryableError(text) if answer.status_code in _RETRYABLE else errors.TerminalError(text)
+
+
+class UnauthorizedError(errors.TerminalError):
+    """The token is not taken (any more)."""

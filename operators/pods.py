@@ -8,23 +8,21 @@ import json
 import math
 from typing import Any
 
-from operators.policy import workers
+from operators.policy import problems, workers
 from penstock.api import types
-from penstock.api.crds import base, modeldeployment, operation, serving, values
+from penstock.api.crds import acceleratorprofile, base, modeldeployment, operation, serving, values
 
 Object = dict[str, Any]
 
 DEPLOYMENT_LABEL = "penstock.dev/deployment"
 ROLE_LABEL = "penstock.dev/role"
+REVISION_LABEL = "penstock.dev/revision"
+ACCELERATOR_LABEL = "penstock.dev/accelerator"
 DRAIN_ANNOTATION = "penstock.dev/drain-since"
 ENGINE_PORT = 8000
 # After the drain's own deadline: to cut what is left, deregister and end.
 _GRACE_S = 30
 _PROBE_S = 5
-_BLOCKING = frozenset({
-    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CrashLoopBackOff", "CreateContainerConfigError",
-    "CreateContainerError", "RunContainerError",
-})  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +38,17 @@ class UnsupportedError(ValueError):
     """A deployment that this version cannot host. The message says what and what is possible."""
 
 
-def pod(deployment: modeldeployment.ModelDeployment, create: workers.Create, host: WorkerHost) -> Object:
-    """The Pod of a new worker. Raises `UnsupportedError`."""
+def pod(
+    deployment: modeldeployment.ModelDeployment,
+    create: workers.Create,
+    host: WorkerHost,
+    profile: acceleratorprofile.AcceleratorProfile | None = None,
+) -> Object:
+    """The Pod of a new worker; `profile` is the hardware that it is placed on. Raises `UnsupportedError`."""
     spec, meta = deployment.spec, deployment.metadata
     if spec.engine.kind != "sim":
         raise UnsupportedError(f"engine.kind {spec.engine.kind} is not hosted on Pods in this version; sim is")
     role = next(each for each in spec.roles if each.name == create.role)
-    labels = {
-        "app.kubernetes.io/name": "penstock-worker",
-        DEPLOYMENT_LABEL: meta.name,
-        ROLE_LABEL: role.name,
-    }
     drain_s = math.ceil(values.duration_s(spec.drain.timeout))
     return {
         "apiVersion": "v1",
@@ -58,16 +56,8 @@ def pod(deployment: modeldeployment.ModelDeployment, create: workers.Create, hos
         "metadata": {
             "name": create.worker,
             "namespace": meta.namespace,
-            "labels": labels,
-            "ownerReferences": [
-                {
-                    "apiVersion": base.API_VERSION,
-                    "kind": "ModelDeployment",
-                    "name": meta.name,
-                    "uid": meta.uid,
-                    "controller": True,
-                }
-            ],
+            "labels": labels_of(deployment, create),
+            "ownerReferences": [owner(deployment)],
         },
         "spec": {
             # A drained worker ends with 0 and stays ended; one that crashed is started again in its place.
@@ -75,8 +65,32 @@ def pod(deployment: modeldeployment.ModelDeployment, create: workers.Create, hos
             "terminationGracePeriodSeconds": drain_s + _GRACE_S,
             "automountServiceAccountToken": False,
             "containers": [_container(deployment, role, create.worker, host)],
-            **_placement(spec.placement, labels),
+            **_placement(spec.placement, selector(meta.name, role.name), profile),
         },
+    }
+
+
+def selector(deployment: str, role: str) -> dict[str, str]:
+    """Labels that all workers of a role have, of whatever revision."""
+    return {"app.kubernetes.io/name": "penstock-worker", DEPLOYMENT_LABEL: deployment, ROLE_LABEL: role}
+
+
+def labels_of(deployment: modeldeployment.ModelDeployment, create: workers.Create) -> dict[str, str]:
+    """All labels of a worker."""
+    found = selector(deployment.metadata.name, create.role) | {REVISION_LABEL: create.revision}
+    return found | ({ACCELERATOR_LABEL: create.accelerator} if create.accelerator else {})
+
+
+def owner(deployment: modeldeployment.ModelDeployment) -> Object:
+    """The reference by which Kubernetes deletes what a deployment owns with it: no finalizer is needed."""
+    meta = deployment.metadata
+    return {
+        "apiVersion": base.API_VERSION,
+        "kind": "ModelDeployment",
+        "name": meta.name,
+        "uid": meta.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
     }
 
 
@@ -136,10 +150,12 @@ def _variable(each: serving.EnvVar) -> Object:
     return {"name": each.name, "valueFrom": {"secretKeyRef": reference}}
 
 
-def _placement(placement: operation.Placement, labels: dict[str, str]) -> Object:
+def _placement(
+    placement: operation.Placement, labels: dict[str, str], profile: acceleratorprofile.AcceleratorProfile | None
+) -> Object:
     """The Pod's own fields for where it may run; what is not given is left out."""
     given: Object = {
-        "nodeSelector": placement.node_selector,
+        "nodeSelector": {**(profile.spec.node_selector if profile else {}), **placement.node_selector},
         "tolerations": [each.model_dump(by_alias=True, exclude_none=True) for each in placement.tolerations],
         "topologySpreadConstraints": [
             {**each.model_dump(by_alias=True), "labelSelector": {"matchLabels": labels}}
@@ -154,22 +170,43 @@ def _placement(placement: operation.Placement, labels: dict[str, str]) -> Object
     return {key: value for key, value in given.items() if value}
 
 
-def observed(found: Object, registered: types.WorkerState | None, registry: bool) -> workers.Worker:
-    """A worker as its Pod and the registry show it. It is ready where both say so, or the Pod while it cannot be asked."""
+def observed(
+    found: Object, registered: types.WorkerState | None, registry: bool, default_revision: str = ""
+) -> workers.Worker:
+    """A worker as its Pod and the registry show it. It is ready where both say so, or the Pod while it cannot be asked.
+
+    `default_revision` is that of a Pod that an operator made which knew no revisions.
+    """
     meta, status = found["metadata"], found.get("status", {})
+    labels = meta.get("labels") or {}
     conditions = {each["type"]: each for each in status.get("conditions", ())}
-    ready = conditions.get("Ready", {}).get("status") == "True"
-    drain = meta.get("annotations", {}).get(DRAIN_ANNOTATION)
+    ready = conditions.get("Ready", {})
+    drain = (meta.get("annotations") or {}).get(DRAIN_ANNOTATION)
+    phase = _PHASES.get(status.get("phase", "Pending"), workers.Phase.RUNNING)
+    problem, faulty = _problem(meta["name"], status, conditions)
+    scheduled = conditions.get("PodScheduled", {})
+    containers = [*status.get("containerStatuses", ()), *status.get("initContainerStatuses", ())]
+    answers = ready.get("status") == "True"
+    started = phase is workers.Phase.RUNNING and all(
+        each.get("started") for each in status.get("containerStatuses", ({},))
+    )
     return workers.Worker(
         name=meta["name"],
-        role=meta.get("labels", {}).get(ROLE_LABEL, ""),
-        phase=_PHASES.get(status.get("phase", "Pending"), workers.Phase.RUNNING),
+        role=labels.get(ROLE_LABEL, ""),
+        phase=phase,
         created_s=unix_s(meta["creationTimestamp"]),
-        ready=ready and (registered is types.WorkerState.READY or not registry),
+        ready=answers and (registered is types.WorkerState.READY or not registry),
         deleting="deletionTimestamp" in meta,
         draining_since_s=unix_s(drain) if drain else None,
         registered=registered,
-        problem=_problem(status, conditions),
+        problem=problem,
+        revision=labels.get(REVISION_LABEL, default_revision),
+        accelerator=labels.get(ACCELERATOR_LABEL, ""),
+        gone_by_s=unix_s(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
+        unschedulable_since_s=_since_s(scheduled) if scheduled.get("status") == "False" else None,
+        unready_since_s=_since_s(ready) if started and not answers else None,
+        restarts=max((int(each.get("restartCount", 0)) for each in containers), default=0),
+        faulty=faulty,
     )
 
 
@@ -180,16 +217,22 @@ _PHASES = {
 }
 
 
-def _problem(status: Object, conditions: dict[str, Object]) -> str:
-    """What Kubernetes says keeps a Pod from running, with its own words."""
+def _since_s(condition: Object) -> float | None:
+    at = condition.get("lastTransitionTime")
+    return unix_s(at) if at else None
+
+
+def _problem(name: str, status: Object, conditions: dict[str, Object]) -> tuple[str, bool]:
+    """What Kubernetes says keeps a Pod from running, with the next step; and whether the worker itself is at fault."""
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
-        return f"{scheduled.get('reason', 'Unschedulable')}: {scheduled.get('message', '')}".rstrip(": ")
-    for container in status.get("containerStatuses", ()):
+        return problems.of_scheduling(scheduled.get("reason", ""), scheduled.get("message", "")), False
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
         waiting = container.get("state", {}).get("waiting", {})
-        if waiting.get("reason") in _BLOCKING:
-            return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
-    return ""
+        said = problems.of_container(name, waiting.get("reason", ""), waiting.get("message", ""))
+        if said:
+            return said, True
+    return "", False
 
 
 def unix_s(text: str) -> float:

@@ -22,11 +22,19 @@ def path_of(kind: base.Kind, namespace: str, name: str) -> str:
 
 
 async def reconcile(
-    client: kube.KubeClient, clock: clocks.Clock, resource: type[base.Resource], namespace: str, name: str
+    client: kube.KubeClient,
+    clock: clocks.Clock,
+    resource: type[base.Resource],
+    namespace: str,
+    name: str,
+    known: kube.Object | None = None,
 ) -> bool:
-    """Writes the condition where it is missing or about an older generation; whether it wrote. Raises as the client."""
+    """Writes the condition where it is missing or about an older generation; whether it wrote. Raises as the client.
+
+    `known` is a copy of the object; without one the server is asked.
+    """
     path = path_of(resource.KIND, namespace, name)
-    document = await client.get(path)
+    document = known or await client.get(path)
     if document is None:
         return False
     read = resource.read(document)

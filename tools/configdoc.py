@@ -19,6 +19,7 @@ OUT = pathlib.Path("docs/configuration.md")
 COMPONENTS = (
     ("gateway", "router.server.settings", "GatewaySettings", "python -m router.server"),
     ("controller", "controller.settings", "ControllerSettings", "python -m controller"),
+    ("operator", "operators.settings", "OperatorSettings", "python -m operators"),
 )
 # Heading, module, class, what it is: settings of an engine, which come with the worker's specification.
 ENGINES = (

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from operators.policy import workers
-from penstock.api.crds import base, modeldeployment
+from operators.policy import accelerators, rollout, workers
+from penstock.api.crds import base, modeldeployment, values
 
 READY = "Ready"
+PROGRESSING = "Progressing"
 
 
 def condition(
@@ -17,7 +19,7 @@ def condition(
     """A condition whose transition time is that of its last change of value."""
     value = "True" if holds else "False"
     same = next((each for each in before if each.type == kind and each.status == value), None)
-    now = datetime.datetime.fromtimestamp(now_s, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = timestamp(now_s)
     return base.Condition(
         type=kind,
         status="True" if holds else "False",
@@ -28,33 +30,119 @@ def condition(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the pass has found out that the status tells."""
+
+    held: str
+    decision: rollout.Decision
+    placements: Mapping[str, accelerators.Placement] = dataclasses.field(default_factory=dict)
+    # Reason and message of a worker that cannot be made.
+    problem: tuple[str, str] | None = None
+
+
+def state_of(deployment: modeldeployment.ModelDeployment, observed: workers.Observed) -> rollout.State:
+    """What the status remembers of the roll-out. One that is empty is taken from workers that serve."""
+    before, said = deployment.status, deployment.status.rollout
+    revision = before.revision
+    if not before.observed_generation and not revision:
+        serving = {worker.revision for worker in observed.workers if worker.live and worker.ready}
+        revision = serving.pop() if len(serving) == 1 else ""
+    return rollout.State(
+        revision=revision,
+        update=before.update_revision,
+        rejected=said.rejected,
+        cause=said.cause,
+        progress_s=_unix_s(said.progress_time) or 0.0,
+        updated_ready=said.updated_ready,
+        remaining=said.remaining,
+        canary_s=_unix_s(said.canary_time),
+        canary_passed=said.canary_passed,
+        phase=said.phase,
+    )
+
+
+def rollout_of(
+    deployment: modeldeployment.ModelDeployment, newest: str, pools: tuple[workers.Pool, ...]
+) -> rollout.Wanted:
+    """What the specification says about the roll-out to its newest revision."""
+    spec = deployment.spec.rollout
+    canary = spec.canary
+    return rollout.Wanted(
+        newest,
+        pools,
+        values.duration_s(spec.progress_deadline),
+        canary.percent / 100 if canary else None,
+        values.duration_s(canary.watch_for) if canary else 0.0,
+        spec.on_failure == "RollBack",
+        spec.paused,
+    )
+
+
 def of_deployment(
-    deployment: modeldeployment.ModelDeployment, observed: workers.Observed, held: str, now_s: float
+    deployment: modeldeployment.ModelDeployment, observed: workers.Observed, report: Report, now_s: float
 ) -> modeldeployment.Status:
     """The status of a model deployment whose workers are these."""
     desired = workers.Desired.of(deployment)
-    roles = tuple(_role(pool, observed.workers) for pool in desired.pools)
+    state = report.decision.state
+    roles = tuple(
+        _role(pool, observed.workers, state.update, report.placements.get(pool.role)) for pool in desired.pools
+    )
     wanted, ready = sum(role.wanted for role in roles), sum(role.ready for role in roles)
-    reason, message = _cause(roles, observed, held)
-    generation = deployment.metadata.generation
+    reason, message = report.problem or _cause(roles, observed, report.held)
+    generation, before = deployment.metadata.generation, deployment.status.conditions
+    moving, why, said = _progress(report.decision)
     return modeldeployment.Status(
         observed_generation=generation,
         conditions=(
-            condition(deployment.status.conditions, READY, reason == "AllReady", reason, message, generation, now_s),
+            condition(before, READY, reason == "AllReady", reason, message, generation, now_s),
+            condition(before, PROGRESSING, moving, why, said, generation, now_s),
         ),
         replicas=_sets(deployment, {role.name: role.present for role in roles}),
         ready_replicas=_sets(deployment, {role.name: role.ready for role in roles}),
         workers=f"{ready}/{wanted}",
         selector=f"penstock.dev/deployment={deployment.metadata.name}",
         roles=roles,
+        revision=state.revision,
+        update_revision=state.update,
+        rollout=_remembered(report.decision),
     )
 
 
-def _role(pool: workers.Pool, members: Sequence[workers.Worker]) -> modeldeployment.RoleStatus:
-    own = [worker for worker in members if worker.role == pool.role]
-    live = [worker for worker in own if worker.live]
+def _progress(decision: rollout.Decision) -> tuple[bool, str, str]:
+    """Value, reason and message of the Progressing condition, in the manner of a Deployment's."""
+    failed = decision.phase in (rollout.Phase.STOPPED, rollout.Phase.ROLLED_BACK)
+    reason = "RolloutComplete" if decision.phase is rollout.Phase.COMPLETE else f"Rollout{decision.phase.value}"
+    return not failed, reason, decision.message[:1000]
+
+
+def _remembered(decision: rollout.Decision) -> modeldeployment.RolloutStatus:
+    state = decision.state
+    return modeldeployment.RolloutStatus(
+        phase=decision.phase.value,
+        rejected=state.rejected,
+        cause=state.cause[:2000],
+        progress_time=timestamp(state.progress_s) if state.progress_s else None,
+        updated_ready=state.updated_ready,
+        remaining=state.remaining,
+        canary_time=None if state.canary_s is None else timestamp(state.canary_s),
+        canary_passed=state.canary_passed,
+    )
+
+
+def _role(
+    pool: workers.Pool, members: Sequence[workers.Worker], update: str, placement: accelerators.Placement | None
+) -> modeldeployment.RoleStatus:
+    live = [worker for worker in members if worker.role == pool.role and worker.live]
+    placed = placement is not None and placement.profile != ""
     return modeldeployment.RoleStatus(
-        name=pool.role, wanted=pool.wanted, present=len(live), ready=sum(worker.ready for worker in live)
+        name=pool.role,
+        wanted=pool.wanted,
+        present=len(live),
+        ready=sum(worker.ready for worker in live),
+        updated=sum(worker.revision == update for worker in live),
+        accelerator=placement.profile if placement is not None else "",
+        accelerator_since=timestamp(placement.since_s) if placement is not None and placed else None,
     )
 
 
@@ -75,6 +163,15 @@ def _cause(roles: Sequence[modeldeployment.RoleStatus], observed: workers.Observ
     if held:
         return "AllReady", f"all workers are ready; {held}"
     return "AllReady", "all workers are ready"
+
+
+def timestamp(at_s: float) -> str:
+    """A time as Kubernetes writes it, to the second."""
+    return datetime.datetime.fromtimestamp(at_s, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _unix_s(text: str | None) -> float | None:
+    return datetime.datetime.fromisoformat(text).timestamp() if text else None
 
 
 def not_yet(status: base.Status, generation: int, kind: str, now_s: float) -> base.Condition:

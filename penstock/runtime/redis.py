@@ -56,6 +56,7 @@ class RedisLink:
         timeout_s: float = 2.0,
         ping_interval_s: float = 0.5,
         required_within_s: float | None = 10.0,
+        max_connections: int = 64,
     ) -> None:
         """`required_within_s`: `start` fails where Redis does not answer for so long; None starts without it.
 
@@ -80,7 +81,7 @@ class RedisLink:
                 socket_keepalive=True,
                 client_name=f"penstock-{name}",
                 retry=None,
-                max_connections=64,
+                max_connections=max_connections,
             )
         except ValueError as exc:
             raise errors.TerminalError(f"redis url {self.url_masked!r}: {exc}; allowed: {redis_urls.ALLOWED}") from exc

@@ -72,6 +72,9 @@ class Spec(base.Part):
     placement: operation.Placement = Field(operation.Placement(), description="Where the workers may run")
 
 
+Time = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+
+
 class RoleStatus(base.Part):
     """The workers of one role."""
 
@@ -81,6 +84,25 @@ class RoleStatus(base.Part):
     ready: int = Field(0, ge=0, description="Workers that take requests")
     updated: int = Field(0, ge=0, description="Workers of the newest revision")
     accelerator: str = Field("", description="AcceleratorProfile that new workers are placed on", max_length=253)
+    accelerator_since: Time | None = Field(None, description="Since when new workers are placed on it")
+
+
+class RolloutStatus(base.Part):
+    """Where the roll-out is; what the operator has to know from one look to the next."""
+
+    phase: str = Field(
+        "",
+        description="Complete, Progressing, Canary, Paused, Stopped, RolledBack",
+        pattern="^[A-Za-z]*$",
+        max_length=32,
+    )
+    rejected: str = Field("", description="Revision that has failed and is not tried again", max_length=63)
+    cause: str = Field("", description="Why it has failed", max_length=2048)
+    progress_time: Time | None = Field(None, description="When it last came nearer to its end")
+    updated_ready: int = Field(0, ge=0, description="Workers of the new revision that take requests")
+    remaining: int = Field(0, ge=0, description="Workers of other revisions")
+    canary_time: Time | None = Field(None, description="Since when the whole canary has been ready")
+    canary_passed: bool = Field(False, description="Whether the canary was no worse than the rest")
 
 
 class Status(base.Status):
@@ -95,6 +117,7 @@ class Status(base.Status):
     )
     revision: str = Field("", description="Revision that all workers have, or had before the roll-out", max_length=63)
     update_revision: str = Field("", description="Revision that is being rolled out", max_length=63)
+    rollout: RolloutStatus = Field(RolloutStatus(), description="Where the roll-out is")
 
 
 class ModelDeployment(base.Resource):

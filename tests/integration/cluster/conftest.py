@@ -6,14 +6,17 @@ import itertools
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import pytest_asyncio
 import yaml
 
+from operators import kube
 from penstock.api.crds import schema
 from tests.cluster import api, binaries, control_plane
 from tests.support import custom_resources
+from tests.support.stage import Stage
 
 _KUBECONFIG = "PENSTOCK_TEST_KUBECONFIG"
 _STARTED = pytest.StashKey[str]()
@@ -85,3 +88,11 @@ def namespace(server: api.Api) -> Iterator[str]:
     assert made.is_success, made.text
     yield document["metadata"]["name"]
     server.delete(document, "")
+
+
+@pytest_asyncio.fixture
+async def stage(server: api.Api, access: api.Access, namespace: str) -> AsyncIterator[Stage]:
+    """An operator's parts in a namespace of their own."""
+    client = kube.KubeClient(access.server, access.ssl_context(), access.token)
+    yield Stage(server, client, namespace)
+    await client.close()

@@ -3,116 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from operators import deployments, kube, loop, pods, unbuilt
-from penstock.api import types
-from penstock.runtime import clock as clocks
-from penstock.runtime import errors, processes, registry, tasks
+from operators import kube, sight, unbuilt
+from penstock.runtime import errors, processes
 from tests.cluster import api
 from tests.support import custom_resources as support
-
-_DEADLINE_S = 20.0
-
-
-class Stage:
-    """A namespace with an operator's parts, and hands that do what a kubelet and workers do."""
-
-    def __init__(self, server: api.Api, client: kube.KubeClient, namespace: str) -> None:
-        self.server, self.client, self.namespace = server, client, namespace
-        self.clock = clocks.ManualClock(1_800_000_000.0)
-        self.registry = registry.MemoryRegistry(self.clock)
-        host = pods.WorkerHost("penstock:test", "redis")
-        self.reconciler = deployments.DeploymentReconciler(client, self.registry, self.clock, host)
-
-    def create(self, replicas: int = 2, **spec: Any) -> None:
-        """A deployment `m` of simulated workers."""
-        document = {
-            "apiVersion": "penstock.dev/v1alpha1",
-            "kind": "ModelDeployment",
-            "metadata": {"name": "m"},
-            "spec": {"model": {"name": "tiny"}, "engine": {"kind": "sim"}, "replicas": replicas, **spec},
-        }
-        made = self.server.create(document, self.namespace)
-        assert made.is_success, made.text
-
-    def scale(self, replicas: int) -> None:
-        """As `kubectl scale`."""
-        path = deployments.deployment_path(self.namespace, "m")
-        assert self.server.merge(f"{path}/scale", {"spec": {"replicas": replicas}}).is_success
-
-    async def once(self) -> bool:
-        """One pass."""
-        return await self.reconciler.reconcile(self.namespace, "m")
-
-    def pods(self) -> dict[str, Any]:
-        """Pods by name."""
-        found = self.server.get(deployments.pod_path(self.namespace)).json()["items"]
-        return {each["metadata"]["name"]: each for each in found}
-
-    def deployment(self) -> Any:
-        """The deployment as it is."""
-        return self.server.get(deployments.deployment_path(self.namespace, "m")).json()
-
-    def ready(self) -> Any:
-        """Its Ready condition."""
-        return self.deployment()["status"]["conditions"][0]
-
-    def pod_says(self, name: str, phase: str, *, ready: bool = False, **status: Any) -> None:
-        """What a kubelet writes."""
-        conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
-        change = {"status": {"phase": phase, "conditions": conditions, **status}}
-        said = self.server.merge(f"{deployments.pod_path(self.namespace, name)}/status", change)
-        assert said.is_success, said.text
-
-    async def register(self, name: str) -> int:
-        """What a worker writes when its engine answers; its incarnation."""
-        incarnation = await self.registry.next_incarnation()
-        record = types.WorkerRecord(
-            id=name,
-            incarnation=incarnation,
-            deployment="m",
-            model="tiny",
-            endpoint=types.Endpoint(host="10.0.0.1", port=8000),
-            state=types.WorkerState.READY,
-            engine="sim",
-        )
-        await self.registry.register(record, 1e6)
-        return incarnation
-
-    async def serve(self, name: str) -> int:
-        """A Pod that runs, with its worker registered."""
-        self.pod_says(name, "Running", ready=True)
-        return await self.register(name)
-
-    def events(self) -> list[str]:
-        """Reasons of the deployment's events, with how often each was said."""
-        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events"
-        found = self.server.get(path).json()["items"]
-        return sorted(each["reason"] for each in found if each["regarding"]["name"] == "m")
-
-    async def states(self) -> dict[str, str]:
-        """What the registry says of each worker."""
-        return {each.record.id: str(each.record.state) for each in await self.registry.snapshot()}
-
-
-@pytest_asyncio.fixture
-async def stage(server: api.Api, access: api.Access, namespace: str) -> AsyncIterator[Stage]:
-    """An operator's parts in a namespace of their own."""
-    client = kube.KubeClient(access.server, access.ssl_context(), access.token)
-    yield Stage(server, client, namespace)
-    await client.close()
-
-
-async def until(check: Callable[[], object]) -> None:
-    """Waits until `check` is true."""
-    async with asyncio.timeout(_DEADLINE_S):
-        while not check():
-            await asyncio.sleep(0.02)
+from tests.support.stage import Stage
 
 
 async def test_workers_are_created_and_become_ready(stage: Stage) -> None:
@@ -139,7 +38,7 @@ async def test_a_pass_without_a_change_writes_nothing(stage: Stage) -> None:
     await stage.once()
     before = stage.deployment()["metadata"]["resourceVersion"], stage.pods()
     assert stage.events() == ["WorkerCreated", "WorkerCreated", "WorkersStarting"]
-    await stage.clock.advance(3600)
+    await stage.clock.advance(600)
     await stage.once()
     assert (stage.deployment()["metadata"]["resourceVersion"], stage.pods()) == before
     assert stage.events() == ["WorkerCreated", "WorkerCreated", "WorkersStarting"]
@@ -194,7 +93,7 @@ async def test_a_pod_that_changed_since_is_not_deleted(stage: Stage) -> None:
     await stage.once()
     meta = stage.pods()["m-0"]["metadata"]
     await stage.serve("m-0")
-    path = deployments.pod_path(stage.namespace, "m-0")
+    path = sight.POD.path(stage.namespace, "m-0")
     assert not await stage.client.delete(path, meta["uid"], meta["resourceVersion"])
     assert not await stage.client.delete(path, "another", stage.pods()["m-0"]["metadata"]["resourceVersion"])
     assert "m-0" in stage.pods()
@@ -215,12 +114,11 @@ async def test_what_blocks_a_worker_is_in_the_condition(stage: Stage) -> None:
     }
     stage.pod_says("m-0", "Pending", containerStatuses=[status])
     unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
-    stage.server.merge(
-        f"{deployments.pod_path(stage.namespace, 'm-1')}/status", {"status": {"conditions": [unscheduled]}}
-    )
+    stage.server.merge(f"{sight.POD.path(stage.namespace, 'm-1')}/status", {"status": {"conditions": [unscheduled]}})
     await stage.once()
     assert stage.ready()["reason"] == "WorkersBlocked"
-    assert "ImagePullBackOff: not found; Unschedulable: 0/3 nodes" in stage.ready()["message"]
+    for text in ("ImagePullBackOff: not found -> check the image", "Unschedulable: 0/3 nodes -> add nodes"):
+        assert text in stage.ready()["message"]
 
 
 async def test_an_engine_that_is_not_hosted_is_said(stage: Stage) -> None:
@@ -268,30 +166,6 @@ async def test_a_server_that_is_away_is_worth_another_try(access: api.Access) ->
     with pytest.raises(errors.TerminalError, match="401"):
         await stranger.get("/api/v1/pods")
     await stranger.close()
-
-
-async def test_the_loop_follows_changes(stage: Stage) -> None:
-    """With the loop running, a deployment that is made, scaled and deleted leads to what is wanted by itself."""
-    clock = clocks.SystemClock()
-    reconciler = deployments.DeploymentReconciler(
-        stage.client, stage.registry, clock, pods.WorkerHost("penstock:test", "redis")
-    )
-    running = asyncio.create_task(loop.Operator(stage.client, reconciler, clock).run())
-    try:
-        stage.create()
-        await until(lambda: sorted(stage.pods()) == ["m-0", "m-1"])
-        for name in ("m-0", "m-1"):
-            await stage.serve(name)
-        await until(lambda: stage.deployment().get("status", {}).get("workers") == "2/2")
-        stage.scale(3)
-        await until(lambda: len(stage.pods()) == 3)
-        stage.scale(2)
-        await until(lambda: sorted(stage.pods()) == ["m-0", "m-1"])
-        stage.server.delete({"kind": "Pod", "metadata": {"name": "m-0"}}, stage.namespace)
-        await until(lambda: len(stage.pods()) == 2 and "m-0" in stage.pods())
-        assert not running.done()
-    finally:
-        await tasks.cancel([running])
 
 
 async def test_a_deployment_that_is_gone_is_left_alone(stage: Stage) -> None:

@@ -146,4 +146,6 @@ def test_what_keeps_a_pod_from_running_is_read(status: dict[str, Any], problem: 
     found = pod_of("Pending")
     found["status"] = {"phase": "Pending", **status}
     seen = pods.observed(found, None, True)
-    assert (seen.problem, seen.phase, seen.ready) == (problem, workers.Phase.PENDING, False)
+    cause, _, step = seen.problem.partition(" -> ")
+    assert (cause, seen.phase, seen.ready) == (problem, workers.Phase.PENDING, False)
+    assert bool(step) == bool(problem), "the next step is named"

@@ -1,0 +1,210 @@
+"""Copies of the API server's collections, kept by list and watch, so that a pass over an object asks the server nothing.
+
+A copy is late by what a watch is late, and it knows this operator's own writes at once (`take`). Whatever must not be done
+on a late sight is looked at again at the server before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+
+from operators import kube
+from penstock.runtime import clock as clocks
+from penstock.runtime import errors, logs, tasks
+
+# Namespace (empty for kinds of the cluster) and name.
+Name = tuple[str, str]
+Keys = Callable[[kube.Object], Iterable[Name]]
+
+_BACKOFF_FIRST_S = 0.5
+_BACKOFF_MAX_S = 15.0
+
+
+def name_of(found: kube.Object) -> Name:
+    """Namespace and name of an object."""
+    meta = found["metadata"]
+    return (meta.get("namespace", ""), meta["name"])
+
+
+def owner_uid(found: kube.Object) -> str:
+    """Uid of the controller of an object; empty where it has none."""
+    return next((each["uid"] for each in found["metadata"].get("ownerReferences", ()) if each.get("controller")), "")
+
+
+class Store:
+    """Objects of one collection by name, and by the keys that `index` gives them. Pure."""
+
+    def __init__(
+        self, index: Keys = lambda found: (), slim: Callable[[kube.Object], kube.Object] | None = None
+    ) -> None:
+        """`slim` drops what nobody reads, before an object is kept."""
+        self._index, self._slim = index, slim or without_managed_fields
+        self._objects: dict[Name, kube.Object] = {}
+        self._by_key: dict[Name, dict[Name, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __iter__(self) -> Iterator[kube.Object]:
+        return iter(self._objects.values())
+
+    def get(self, namespace: str, name: str) -> kube.Object | None:
+        """The object of this name."""
+        return self._objects.get((namespace, name))
+
+    def of(self, namespace: str, key: str) -> list[kube.Object]:
+        """The objects with this key."""
+        return [self._objects[name] for name in self._by_key.get((namespace, key), ())]
+
+    def put(self, found: kube.Object) -> bool:
+        """Keeps an object; False where a newer sight of it is there already."""
+        name = name_of(found)
+        before = self._objects.get(name)
+        if before is not None and _version(before) > _version(found):
+            return False
+        self._drop(name)
+        kept = self._slim(found)
+        self._objects[name] = kept
+        for key in self._index(kept):
+            self._by_key.setdefault(key, {})[name] = None
+        return True
+
+    def remove(self, found: kube.Object) -> bool:
+        """Forgets an object; False where a newer one of the name is there."""
+        name = name_of(found)
+        before = self._objects.get(name)
+        if before is not None and _version(before) > _version(found):
+            return False
+        self._drop(name)
+        return before is not None
+
+    def replace(self, found: Iterable[kube.Object], version: int) -> list[kube.Object]:
+        """Becomes this list, made at `version`; the objects that it no longer holds. What was written since stays."""
+        seen = set()
+        for each in found:
+            seen.add(name_of(each))
+            self.put(each)
+        gone = [each for name, each in self._objects.items() if name not in seen and _version(each) <= version]
+        for each in gone:
+            self._drop(name_of(each))
+        return gone
+
+    def _drop(self, name: Name) -> None:
+        before = self._objects.pop(name, None)
+        for key in self._index(before) if before is not None else ():
+            names = self._by_key.get(key, {})
+            names.pop(name, None)
+            if not names:
+                self._by_key.pop(key, None)
+
+
+def without_managed_fields(found: kube.Object) -> kube.Object:
+    """An object without the bookkeeping of its fields' owners, which is often half of it."""
+    found["metadata"].pop("managedFields", None)
+    return found
+
+
+def _version(found: kube.Object) -> int:
+    """Versions of one collection rise; this one is etcd's revision."""
+    return int(found["metadata"].get("resourceVersion") or 0)
+
+
+class Informer:
+    """Keeps a `Store` in step with a collection, in some namespaces or in all."""
+
+    def __init__(
+        self,
+        client: kube.KubeClient,
+        clock: clocks.Clock,
+        store: Store,
+        paths: Iterable[str],
+        labels: str = "",
+        *,
+        on_change: Callable[[kube.Object], None] = lambda found: None,
+        optional: bool = False,
+        watch_s: int = 300,
+    ) -> None:
+        """`optional`: the kind may be unknown to the server; it is then asked for again once in a while."""
+        self._kube, self._clock, self.store = client, clock, store
+        self._paths, self._labels, self._watch_s = tuple(paths), labels, watch_s
+        self._on_change, self._optional = on_change, optional
+        self._log = logs.get("operator")
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listed: set[str] = set()
+        self._away: set[str] = set()
+        # For an optional kind: whether the server has it.
+        self.present = not optional
+
+    @property
+    def synced(self) -> bool:
+        """Whether everything was listed once."""
+        return self._listed == set(self._paths)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether every watch runs."""
+        return self.synced and not self._away
+
+    async def start(self) -> None:
+        """Begins to follow; the server may be away."""
+        self._tasks = [asyncio.create_task(self._follow(path), name=f"watch {path}") for path in self._paths]
+
+    async def stop(self) -> None:
+        """Stops following; the store stays as it was."""
+        await tasks.cancel(self._tasks)
+
+    def take(self, found: kube.Object) -> None:
+        """What this operator wrote itself, as the server answered it: no pass shall miss it until the watch tells."""
+        self.store.put(found)
+
+    async def _follow(self, path: str) -> None:
+        """Lists, then watches; goes on from the last version when a watch ends, lists when the history is gone."""
+        version, wait_s = "", _BACKOFF_FIRST_S
+        while True:
+            try:
+                if not version:
+                    version = await self._list(path)
+                wait_s = _BACKOFF_FIRST_S
+                self._away.discard(path)
+                async for event in self._kube.watch(path, version, self._labels, self._watch_s):
+                    version = event.object["metadata"]["resourceVersion"]
+                    self._happened(event)
+            except kube.GoneError:
+                version = ""
+            except errors.PenstockError as exc:
+                version, wait_s = await self._failed(path, version, exc, wait_s)
+
+    async def _failed(self, path: str, version: str, exc: errors.PenstockError, wait_s: float) -> tuple[str, float]:
+        if self._optional and "404" in str(exc):
+            self._listed.add(path)
+            self.present = False
+            await self._clock.sleep(self._watch_s)
+            return "", _BACKOFF_FIRST_S
+        self._away.add(path)
+        self._log.warning("watch_lost", path=path, reason=str(exc), again_s=wait_s)
+        await self._clock.sleep(wait_s)
+        # After a refusal the version itself may be what is wrong.
+        return version if exc.retryable else "", min(_BACKOFF_MAX_S, wait_s * 2)
+
+    async def _list(self, path: str) -> str:
+        found, version = await self._kube.list(path, self._labels)
+        prefix = path.partition("/namespaces/")[2].partition("/")[0]
+        gone = self.store.replace(found, int(version)) if not prefix else self._replace_part(prefix, found, version)
+        self.present = True
+        self._listed.add(path)
+        for each in (*found, *gone):
+            self._on_change(each)
+        return version
+
+    def _replace_part(self, namespace: str, found: list[kube.Object], version: str) -> list[kube.Object]:
+        """As `Store.replace`, for one namespace of several."""
+        others = [each for each in self.store if each["metadata"].get("namespace") != namespace]
+        return self.store.replace([*others, *found], int(version))
+
+    def _happened(self, event: kube.Event) -> None:
+        if event.type == "BOOKMARK":
+            return
+        changed = self.store.remove(event.object) if event.type == "DELETED" else self.store.put(event.object)
+        if changed:
+            self._on_change(event.object)

@@ -1,0 +1,45 @@
+"""What keeps a worker from running, in Kubernetes' own words, and what to do about it."""
+
+from __future__ import annotations
+
+# Reasons that a container waits for: of the worker's own making. The rest passes by itself.
+_CONTAINER = {
+    "ErrImagePull": "check the image's name and spec.placement.imagePullSecrets",
+    "ImagePullBackOff": "check the image's name and spec.placement.imagePullSecrets",
+    "InvalidImageName": "correct spec.engine.image",
+    "ErrImageNeverPull": "the image is not on the node: load it there, or change its pull policy",
+    "CrashLoopBackOff": "read why with `kubectl logs {pod} --previous --all-containers`",
+    "CreateContainerConfigError": "make the Secret or key that it names, in the deployment's namespace",
+    "CreateContainerError": "look at `kubectl describe pod {pod}`",
+    "RunContainerError": "look at `kubectl describe pod {pod}`",
+}
+_UNSCHEDULABLE = "add nodes, or change accelerators, resources or placement of the deployment"
+
+
+def of_container(pod: str, reason: str, message: str) -> str:
+    """A container that waits: cause and next step; empty where the reason is no problem."""
+    if reason not in _CONTAINER:
+        return ""
+    return _joined(reason, message, _CONTAINER[reason].format(pod=pod))
+
+
+def of_scheduling(reason: str, message: str) -> str:
+    """A Pod that has no node."""
+    return _joined(reason or "Unschedulable", message, _UNSCHEDULABLE)
+
+
+def of_refusal(message: str) -> tuple[str, str]:
+    """Reason and message of a Pod that the API server does not take."""
+    text = message.lower()
+    if "exceeded quota" in text:
+        return "QuotaExceeded", _joined("", message, "raise the namespace's ResourceQuota, or ask for less")
+    if "forbidden: user" in text or "cannot create resource" in text:
+        return "NoRights", _joined("", message, "give the operator's ServiceAccount this right (upgrade its chart)")
+    if "violates podsecurity" in text:
+        return "PodSecurity", _joined("", message, "relax the namespace's pod-security label, or change the deployment")
+    return "CreationRefused", _joined("", message, "correct what the message names in the ModelDeployment")
+
+
+def _joined(reason: str, message: str, step: str) -> str:
+    said = f"{reason}: {message}".strip(": ").rstrip(".")
+    return f"{said} -> {step}"

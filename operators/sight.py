@@ -1,0 +1,151 @@
+"""What is seen of one deployment: itself and all that it owns, from the copies or anew from the API server."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Protocol
+
+from operators import cache, kube, pods
+from penstock.api.crds import base
+
+Object = kube.Object
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind whose objects a deployment owns, as the API server knows it."""
+
+    name: str
+    api_version: str
+    plural: str
+    # Whether a cluster may lack it.
+    optional: bool = False
+
+    def path(self, namespace: str = "", name: str = "") -> str:
+        """Path of one object, of all of a namespace, or of all."""
+        group = "/api/v1" if self.api_version == "v1" else f"/apis/{self.api_version}"
+        middle = f"/namespaces/{namespace}" if namespace else ""
+        return f"{group}{middle}/{self.plural}{name and '/' + name}"
+
+
+DEPLOYMENT = Kind("ModelDeployment", base.API_VERSION, "modeldeployments")
+PROFILE = Kind("AcceleratorProfile", base.API_VERSION, "acceleratorprofiles")
+POD = Kind("Pod", "v1", "pods")
+REVISION = Kind("ControllerRevision", "apps/v1", "controllerrevisions")
+OWNED = (POD, REVISION)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """One deployment at one moment. `owned` are the objects by plural name whose controller it is."""
+
+    document: Object
+    owned: dict[str, list[Object]]
+
+    def of(self, kind: Kind) -> list[Object]:
+        """Its objects of a kind."""
+        return self.owned.get(kind.plural, [])
+
+
+class Sight(Protocol):
+    """How a reconciler looks."""
+
+    async def look(self, namespace: str, name: str, *, fresh: bool = False) -> Seen | None:
+        """The deployment and what it owns; None where it is not there. `fresh`: as the API server has it now."""
+
+    async def profile(self, name: str) -> Object | None:
+        """An AcceleratorProfile."""
+
+    def has(self, kind: Kind) -> bool:
+        """Whether the API server has an optional kind."""
+
+    def wrote(self, kind: Kind, found: Object) -> None:
+        """An object of this operator's, as the server answered it."""
+
+
+class Live:
+    """Asks the API server each time."""
+
+    def __init__(self, client: kube.KubeClient) -> None:
+        self._kube = client
+
+    async def look(self, namespace: str, name: str, *, fresh: bool = False) -> Seen | None:
+        """See `Sight`."""
+        document = await self._kube.get(DEPLOYMENT.path(namespace, name))
+        if document is None:
+            return None
+        kinds = [kind for kind in OWNED if self.has(kind)]
+        selector = f"{pods.DEPLOYMENT_LABEL}={name}"
+        lists = await asyncio.gather(*(self._kube.list(kind.path(namespace), selector) for kind in kinds))
+        return _seen(document, {kind.plural: found for kind, (found, _) in zip(kinds, lists, strict=True)})
+
+    async def profile(self, name: str) -> Object | None:
+        """See `Sight`."""
+        return await self._kube.get(PROFILE.path("", name))
+
+    def has(self, kind: Kind) -> bool:
+        """See `Sight`: only what every cluster has."""
+        return not kind.optional
+
+    def wrote(self, kind: Kind, found: Object) -> None:
+        """See `Sight`."""
+
+
+class Cached(Live):
+    """Looks at the copies."""
+
+    def __init__(
+        self,
+        client: kube.KubeClient,
+        deployments: cache.Informer,
+        profiles: cache.Informer,
+        owned: dict[Kind, cache.Informer],
+    ) -> None:
+        super().__init__(client)
+        self._deployments, self._profiles, self._owned = deployments, profiles, owned
+
+    async def look(self, namespace: str, name: str, *, fresh: bool = False) -> Seen | None:
+        """See `Sight`. A fresh look also brings the copies forward; copies that are not in step are not looked at."""
+        if fresh or not all(each.in_step for each in (self._deployments, *self._owned.values())):
+            seen = await super().look(namespace, name, fresh=True)
+            for kind, informer in self._owned.items():
+                for each in seen.of(kind) if seen is not None else ():
+                    informer.take(each)
+            return seen
+        document = self._deployments.store.get(namespace, name)
+        if document is None:
+            return None
+        return _seen(
+            document, {kind.plural: informer.store.of(namespace, name) for kind, informer in self._owned.items()}
+        )
+
+    async def profile(self, name: str) -> Object | None:
+        """See `Sight`."""
+        return self._profiles.store.get("", name)
+
+    def has(self, kind: Kind) -> bool:
+        """See `Sight`."""
+        informer = self._owned.get(kind)
+        return informer is not None and informer.present
+
+    def wrote(self, kind: Kind, found: Object) -> None:
+        """See `Sight`."""
+        informer = self._deployments if kind == DEPLOYMENT else self._owned.get(kind)
+        if informer is not None:
+            informer.take(found)
+
+
+def _seen(document: Object, found: dict[str, list[Object]]) -> Seen:
+    uid = document["metadata"]["uid"]
+    return Seen(
+        document,
+        {plural: [each for each in objects if cache.owner_uid(each) == uid] for plural, objects in found.items()},
+    )
+
+
+def by_label(found: Object) -> list[cache.Name]:
+    """Index of owned objects: the deployment that their label names."""
+    meta = found["metadata"]
+    name = (meta.get("labels") or {}).get(pods.DEPLOYMENT_LABEL)
+    return [(meta.get("namespace", ""), name)] if name else []

@@ -1,0 +1,116 @@
+"""Operator processes on a real API server and a real Redis."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from operators import sight
+from penstock.runtime import clock as clocks
+from penstock.runtime import embedded_redis
+from tests.cluster import api
+from tests.support.operator_process import OperatorProcess, until
+
+pytestmark = pytest.mark.slow
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/{}/leases/penstock-operator"
+
+
+@pytest_asyncio.fixture
+async def redis_url(tmp_path: pathlib.Path) -> AsyncIterator[str]:
+    """A Redis of the test's own."""
+    server = embedded_redis.EmbeddedRedis(tmp_path, clocks.SystemClock())
+    await server.start()
+    yield server.url
+    await server.stop()
+
+
+@pytest.fixture
+def pair(
+    tmp_path: pathlib.Path, access: api.Access, server: api.Api, namespace: str, redis_url: str
+) -> Iterator[list[OperatorProcess]]:
+    """Two operators of one namespace, with their Lease in it."""
+    settings = {"NAMESPACES": namespace, "LEASE__NAMESPACE": namespace}
+    both = [OperatorProcess(tmp_path, access, redis_url, f"operator-{n}", **settings) for n in range(2)]
+    for each in both:
+        each.start()
+    yield both
+    for each in both:
+        each.kill()
+
+
+def deploy(server: api.Api, namespace: str, name: str, replicas: int = 2) -> None:
+    """A deployment of simulated workers."""
+    document = {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": name},
+        "spec": {"model": {"name": "tiny"}, "engine": {"kind": "sim"}, "replicas": replicas},
+    }
+    made = server.create(document, namespace)
+    assert made.is_success, made.text
+
+
+def names(server: api.Api, namespace: str) -> list[str]:
+    """Names of the Pods."""
+    return sorted(each["metadata"]["name"] for each in server.get(sight.POD.path(namespace)).json()["items"])
+
+
+def leader(pair: list[OperatorProcess]) -> OperatorProcess | None:
+    """The one that leads; never two."""
+    found = [each for each in pair if each.leads]
+    assert len(found) < 2, [each.log()[-2000:] for each in pair]
+    return found[0] if found else None
+
+
+def test_a_killed_leader_is_replaced_within_15_s(pair: list[OperatorProcess], server: api.Api, namespace: str) -> None:
+    """One of two acts; when it is killed the other goes on within the promised time, and when it stops, at once."""
+    until(lambda: leader(pair), what="a leader")
+    deploy(server, namespace, "a")
+    until(lambda: names(server, namespace) == ["a-0", "a-1"], what="Pods")
+    assert all(each.ask("/readyz")[0] == 200 and each.ask("/healthz")[0] == 200 for each in pair)
+    first = leader(pair)
+    assert first is not None
+    (second,) = [each for each in pair if each is not first]
+    assert second.total("penstock_operator_commands_total") == 0
+    first.kill()
+    deploy(server, namespace, "b", 1)
+    took_s = until(lambda: "b-0" in names(server, namespace), 15.0, "the other operator's Pod")
+    print(f"the work of a killed leader went on after {took_s:.1f} s")
+    first.start()
+    until(lambda: first.ask("/readyz")[0] == 200)
+    assert not first.leads
+    assert second.stop() == 0
+    holder = server.get(LEASE.format(namespace)).json()["spec"]["holderIdentity"]
+    assert holder == "" or holder.startswith(first.name)
+    deploy(server, namespace, "c", 1)
+    until(lambda: "c-0" in names(server, namespace), 6.0, "the Pod after a clean hand-over")
+    assert names(server, namespace) == ["a-0", "a-1", "b-0", "c-0"]
+
+
+def test_steady_state_asks_next_to_nothing(pair: list[OperatorProcess], server: api.Api, namespace: str) -> None:
+    """With nothing to do, the leader renews its lease and that is all, also over a pass over everything."""
+    for number in range(20):
+        deploy(server, namespace, f"d{number}", 1)
+    until(lambda: len(names(server, namespace)) == 20, what="Pods")
+    acting = leader(pair)
+    assert acting is not None
+    status = [sight.DEPLOYMENT.path(namespace, f"d{number}") for number in range(20)]
+    until(lambda: all(server.get(path).json().get("status", {}).get("workers") == "0/1" for path in status))
+    until(lambda: acting.metric("penstock_operator_queue_depth") == 0)
+    passes = acting.total("penstock_operator_reconciles_total")
+    writes = _writes(acting)
+    # Deployments that wait are looked at again every 15 s.
+    until(lambda: acting.total("penstock_operator_reconciles_total") >= passes + 20, 40.0, "another look")
+    assert _writes(acting) == writes
+
+
+def _writes(operator: OperatorProcess) -> float:
+    verbs = ("create", "apply", "patch", "delete", "list")
+    return sum(
+        operator.total(f'penstock_operator_api_calls_total{{code="{code}",verb="{verb}"')
+        for verb in verbs
+        for code in (200, 201)
+    )
