@@ -9,6 +9,7 @@ from typing import Any
 import pydantic
 
 from operators import events, fleets, kube, pods, revisions, sight
+from operators import published as publishing
 from operators.policy import accelerators, problems, rollout, status, workers
 from penstock.api import types
 from penstock.api.crds import acceleratorprofile, base, modeldeployment, values
@@ -74,10 +75,12 @@ class DeploymentReconciler:
         host: pods.WorkerHost,
         verdicts: Verdicts | None = None,
         done: Callable[[str], None] = lambda command: None,
+        published: publishing.Published | None = None,
     ) -> None:
-        """`done` hears of each command that was carried out."""
+        """`done` hears of each command that was carried out; `published` is where gateways hear of deployments."""
         self._kube, self._sight, self._fleets, self._clock, self._host = client, looking, known, clock, host
         self._verdicts, self._done = verdicts or Verdicts(), done
+        self._published = published or publishing.InMemory()
         self._log = logs.get("operator")
 
     async def reconcile(self, namespace: str, name: str) -> Outcome:
@@ -89,6 +92,7 @@ class DeploymentReconciler:
         if snapshot is not None and snapshot.plan.destructive:
             # What was decided on a copy is decided again on what is there.
             snapshot = await self._look(namespace, name, fresh=True)
+        await self._publish(namespace, name, snapshot)
         if snapshot is None:
             return Outcome(True)
         now_s = self._clock.now_s()
@@ -99,6 +103,16 @@ class DeploymentReconciler:
         if problem is not None:
             raise errors.TerminalError(problem.message)
         return _outcome(snapshot)
+
+    async def _publish(self, namespace: str, name: str, snapshot: Snapshot | None) -> None:
+        """Tells gateways in every pass: what Redis has lost is there again after the next one."""
+        try:
+            if snapshot is None:
+                await self._published.remove(namespace, name)
+            else:
+                await self._published.put(snapshot.deployment)
+        except errors.RetryableError as exc:
+            self._log.warning("deployment_not_told", namespace=namespace, deployment=name, reason=str(exc))
 
     async def _look(self, namespace: str, name: str, *, fresh: bool = False) -> Snapshot | None:
         seen = await self._sight.look(namespace, name, fresh=fresh)

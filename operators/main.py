@@ -16,6 +16,7 @@ from operators import (
     loop,
     metrics,
     pods,
+    published,
     sight,
     unbuilt,
 )
@@ -227,6 +228,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
         clock,
         pods.WorkerHost(settings.worker_image, settings.redis_secret, settings.redis_key),
         done=lambda command: counted.commands.labels(command).inc(),
+        published=published.InRedis(link.client),
     )
     operator = loop.Operator(
         client,

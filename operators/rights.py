@@ -33,7 +33,9 @@ CLUSTER = (
         ("patch",),
     ),
     Rule("what was done", "events.k8s.io", ("events",), ("create",)),
-    Rule("workers", "", ("pods",), ("list", "watch", "create", "patch", "delete")),
+    Rule("hardware that workers are placed on", base.GROUP, ("acceleratorprofiles",), ("list", "watch")),
+    Rule("workers", "", ("pods",), ("get", "list", "watch", "create", "patch", "delete")),
+    Rule("history of roll-outs", "apps", ("controllerrevisions",), ("list", "watch", "create", "delete")),
 )
 # In the release's own namespace.
 OWN = (
