@@ -109,6 +109,25 @@ def test_a_release_lives_and_leaves_what_is_the_users(kube: tools.Tools, tmp_pat
     here.helm("uninstall", "pen", "--wait")
 
 
+@pytest.mark.parametrize(
+    "sets",
+    [
+        (),
+        ("gateway.tls.mode=selfSigned", "gateway.autoscaling.enabled=true", "monitoring.dashboards.enabled=true",
+         "gateway.service.type=NodePort", "gateway.service.nodePort=30080", "gateway.apiKeysSecret=keys"),
+        ("redis.bundled.storage.enabled=false", "serviceAccounts.create=false", "networkPolicies=false"),
+    ],
+    ids=["default", "more", "less"],
+)  # fmt: skip
+def test_the_api_server_knows_every_field(kube: tools.Tools, sets: tuple[str, ...]) -> None:
+    """Strictly read, no object of the chart has a field that Kubernetes does not know, or a warning."""
+    here = releases.prepare(kube, "strict", volumes=0)
+    text = yaml.safe_dump_all(charts.template(*sets, namespace="strict"))
+    ran = here.run("kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", "-", given=text)
+    assert ran.returncode == 0, ran.stderr
+    assert "arning" not in ran.stderr, ran.stderr
+
+
 def test_the_certificate_of_helm_is_kept(kube: tools.Tools) -> None:
     """`selfSigned`: an upgrade does not make clients trust a new CA."""
     here = releases.prepare(kube, "tls")

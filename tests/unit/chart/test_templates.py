@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import re
+import subprocess
 from typing import Any
 
 import pytest
@@ -234,3 +235,11 @@ def test_the_test_pod_runs_what_its_image_has() -> None:
     container = pod["spec"]["containers"][0]
     compile(container["args"][0], "smoke.py", "exec")
     assert {"GATEWAY", "CONTROLLER", "GATEWAY_CA"} <= {each["name"] for each in container["env"]}
+
+
+def test_helm_itself_finds_nothing() -> None:
+    """`helm lint --strict` passes, with the values of kustomize users too."""
+    command = [charts.program(), "lint", "--strict", str(charts.CHART)]
+    for more in ([], ["--values", str(charts.CHART.parents[1] / "tools" / "chart" / "kustomize-values.yaml")]):
+        ran = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
