@@ -39,6 +39,12 @@ SETTINGS = {
          "metrics_host", "metrics_port", "host", "ray_address", "ray_address_file", "log_dir", "worker_redis_url_file",
          "worker_temp_dir", "worker_host", "worker_drain_s", "deployments_file", "surge", "unregistered_s", "host_s"},
     ),
+    "operator": (
+        "operators.settings",
+        "OperatorSettings",
+        {"id", "redis_url", "redis_secret", "redis_key", "worker_image", "kubeconfig", "metrics_host", "metrics_port",
+         "metrics_address_file"},
+    ),
 }  # fmt: skip
 
 

@@ -13,6 +13,8 @@ import yaml
 from cryptography import x509
 
 from controller import settings as controller_settings
+from operators import rights
+from operators import settings as operator_settings
 from penstock.runtime import settings
 from router.server import settings as gateway_settings
 from tests.support import charts
@@ -80,7 +82,11 @@ def test_only_the_operator_and_the_crd_job_get_a_token() -> None:
 
 @pytest.mark.parametrize(
     ("component", "cls"),
-    [("gateway", gateway_settings.GatewaySettings), ("controller", controller_settings.ControllerSettings)],
+    [
+        ("gateway", gateway_settings.GatewaySettings),
+        ("controller", controller_settings.ControllerSettings),
+        ("operator", operator_settings.OperatorSettings),
+    ],
 )
 def test_a_component_takes_the_settings_that_its_pod_has(
     component: str, cls: type[settings.Settings], tmp_path: Any
@@ -101,7 +107,11 @@ def test_a_component_takes_the_settings_that_its_pod_has(
         else:
             env[each["name"]] = each.get("value", "redis://:secret@redis:6379/0")
     loaded = settings.load(cls, component, file=file, env=env)
-    assert loaded.namespace == "ns"  # type: ignore[attr-defined]
+    if isinstance(loaded, operator_settings.OperatorSettings):
+        assert (loaded.id, loaded.redis_secret, loaded.metrics_port) == ("pod-0", "rel-penstock-redis", 9091)
+        assert loaded.lease.name == rights.LEASE
+    else:
+        assert loaded.namespace == "ns"  # type: ignore[attr-defined]
     if isinstance(loaded, gateway_settings.GatewaySettings):
         assert (loaded.limits.max_inflight, loaded.limits.drain_s, loaded.policy) == (5, 120, "least-request")
         assert (loaded.host, loaded.advertise_host, loaded.port, loaded.admin_port) == ("::", "10.0.0.7", 8080, 8081)

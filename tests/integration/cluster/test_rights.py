@@ -1,0 +1,251 @@
+"""The operator with exactly the chart's rights, on an API server that writes down who did what."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import yaml
+
+from operators import rights
+from penstock.api import types, wire
+from penstock.runtime import clock as clocks
+from penstock.runtime import embedded_redis, processes, redis, registry
+from tests.cluster import audit, binaries, control_plane, tools
+from tests.support import charts, custom_resources, releases
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+ROOT = pathlib.Path(__file__).parents[3]
+ACCOUNT = "system:serviceaccount:ops:pen-penstock-operator"
+# Verbs of things that none of the paths below walks; each with its reason.
+NOT_WALKED: frozenset[tuple[str, str, str]] = frozenset()
+
+
+class Stage:
+    """A cluster with the chart's roles, and operators that run with nothing else."""
+
+    def __init__(self, kube: tools.Tools, log: audit.AuditLog, url: str, folder: pathlib.Path) -> None:
+        self.kube, self.log, self.url, self._folder = kube, log, url, folder
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        """An operator process whose only credential is a token of the chart's account."""
+        config = yaml.safe_load(pathlib.Path(self.kube.env()["KUBECONFIG"]).read_text())
+        token = self.kube.kubectl("create", "token", "pen-penstock-operator").strip()
+        config["users"] = [{"name": "test", "user": {"token": token}}]
+        file = self._folder / f"{name}.kubeconfig"
+        file.write_text(yaml.safe_dump(config))
+        env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "PENSTOCK_OPERATOR_ID": name,
+            "PENSTOCK_OPERATOR_KUBECONFIG": str(file),
+            "PENSTOCK_OPERATOR_REDIS_URL": self.url,
+            "PENSTOCK_OPERATOR_WORKER_IMAGE": "penstock-worker-sim:test",
+            "PENSTOCK_OPERATOR_LEASE__NAMESPACE": "ops",
+            "PENSTOCK_OPERATOR_LEASE__DURATION_S": "2",
+            "PENSTOCK_OPERATOR_LEASE__RENEW_S": "0.5",
+        }
+        log = open(self._folder / f"{name}.log", "ab")  # noqa: SIM115  closed with the process
+        argv = processes.die_with_parent([sys.executable, "-m", "operators"])
+        self._running.append(subprocess.Popen(argv, cwd=ROOT, env=env, stdout=log, stderr=log))
+        return self._running[-1]
+
+    def stop(self) -> None:
+        """Ends all of them."""
+        for each in self._running:
+            if each.poll() is None:
+                each.terminate()
+        for each in self._running:
+            each.wait(30)
+
+    def says(self) -> str:
+        """The end of every operator's log."""
+        return "\n".join(path.read_text()[-1500:] for path in self._folder.glob("*.log"))
+
+    def until(self, what: str, done: Callable[[], object]) -> None:
+        """Waits; fails with what the operators say."""
+        try:
+            tools.until(what, done, 30.0)
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}\n{self.says()}") from None
+
+    def holder(self) -> str:
+        """Who leads."""
+        return "".join(each["spec"].get("holderIdentity", "") for each in self.kube.get("lease"))
+
+    def pods(self) -> dict[str, tools.Object]:
+        """Workers by name."""
+        return {each["metadata"]["name"]: each for each in self.kube.get("pods", "-l", "penstock.dev/deployment")}
+
+
+@pytest.fixture
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """With played nodes, the chart's definitions and roles, a Redis, and no operator yet."""
+    folder = tmp_path_factory.mktemp("rights")
+    log = audit.AuditLog(folder)
+    extras = control_plane.Extras(controllers=True, fake_nodes=True, server=log.flags)
+    try:
+        programs = binaries.find(os.environ)
+        plane = control_plane.ControlPlane(programs, tmp_path_factory.mktemp("plane"), extras)
+        programs.need("helm")
+    except binaries.Unavailable as exc:
+        pytest.skip(str(exc))
+    server = embedded_redis.EmbeddedRedis(folder / "redis", clocks.SystemClock())
+    asyncio.run(server.start())
+    made = None
+    try:
+        plane.start()
+        kube = releases.prepare(tools.Tools(programs, plane.kubeconfig, folder), "ops", volumes=0)
+        kube.apply_folder(charts.CHART / "crds")
+        wanted = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+        objects = charts.template(release="pen", namespace="ops")
+        kube.apply(*(each for each in objects if each["kind"] in wanted and "hook" not in str(each["metadata"])))
+        made = Stage(kube, log, server.url, folder)
+        yield made
+    finally:
+        if made is not None:
+            made.stop()
+        plane.stop()
+        asyncio.run(server.stop())
+
+
+async def register(url: str, deployment: str, names: Sequence[str]) -> None:
+    """What workers write when their engines answer."""
+    link = redis.RedisLink(url, clocks.SystemClock())
+    await link.start()
+    store = registry.RedisRegistry(link.client, wire.Keys("ops"))
+    for name in names:
+        record = types.WorkerRecord(
+            id=name, incarnation=await store.next_incarnation(), deployment=deployment, model="tiny",
+            endpoint=types.Endpoint(host="10.0.0.1", port=8000), state=types.WorkerState.READY, engine="sim",
+        )  # fmt: skip
+        await store.register(record, 600.0)
+    await link.stop()
+
+
+async def leave(url: str) -> list[str]:
+    """Workers that were told to drain have drained; their names."""
+    link = redis.RedisLink(url, clocks.SystemClock())
+    await link.start()
+    store = registry.RedisRegistry(link.client, wire.Keys("ops"))
+    gone = [each.record for each in await store.snapshot() if each.record.state is types.WorkerState.DRAINING]
+    for record in gone:
+        await store.deregister(record.id, record.incarnation)
+    await link.stop()
+    return [record.id for record in gone]
+
+
+def model(speed: int, replicas: int) -> tools.Object:
+    """The ModelDeployment; another speed is another revision."""
+    return {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "m"},
+        "spec": {
+            "model": {"name": "tiny"},
+            "engine": {"kind": "sim", "args": [f"--speed={speed}"]},
+            "replicas": replicas,
+            "drain": {"timeout": "5s"},
+            "rollout": {"revisionHistoryLimit": 1},
+        },
+    }
+
+
+def walk(stage: Stage) -> None:
+    """What operators do in their life: every kind, workers made, drained and deleted, roll-outs, a change of leader."""
+    kube = stage.kube
+    first = stage.start("operator-a")
+    stage.until("one leads", lambda: stage.holder())
+    kinds(stage)
+    # Somebody else's Pod has the name of the first worker.
+    kube.apply(charts.one(charts.template(), "Pod", "-test") | {"metadata": {"name": "m-0"}})
+    kube.apply(model(1, 2))
+    kube.wait("--for=jsonpath={.status.conditions[0].status}=False", "md/m", timeout_s=30)
+    stage.until("the taken name is said", lambda: "m-0" in str(kube.get("md", "m").get("status")))
+    kube.kubectl("delete", "pod", "m-0", "--force")
+    stage.until("two workers", lambda: set(stage.pods()) >= {"m-0", "m-1"})
+    asyncio.run(register(stage.url, "m", ["m-0", "m-1"]))
+    kube.wait("--for=condition=Ready", "md/m", timeout_s=30)
+    kube.kubectl("scale", "md/m", "--replicas=1")
+    stage.until("one has drained", lambda: asyncio.run(leave(stage.url)))
+    stage.until("one worker is left", lambda: len(stage.pods()) == 1)
+    second = stage.start("operator-b")
+    roll_out(stage, 2)
+    first.kill()
+    stage.until("the other leads", lambda: "operator-b" in stage.holder())
+    roll_out(stage, 3)
+    stage.until("old revisions are gone", lambda: len(kube.get("controllerrevisions")) == 2)
+    kube.kubectl("delete", "md/m")
+    stage.until("no worker is left", lambda: not stage.pods())
+    second.terminate()
+    second.wait(30)
+
+
+def kinds(stage: Stage) -> None:
+    """Objects of every other kind come, are looked at, and go."""
+    documents = [each for each in custom_resources.valid() if each["kind"] != "ModelDeployment"]
+    for number, document in enumerate(documents):
+        stage.kube.apply(document | {"metadata": {"name": f"thing-{number}"}})
+    for kind in ("loraadapters", "powerdomains", "kvcachetiers", "tenants"):
+        for each in stage.kube.get(kind):
+            name = f"{kind}/{each['metadata']['name']}"
+            stage.kube.wait("--for=jsonpath={.status.conditions[0].reason}=NotYetImplemented", name, timeout_s=30)
+        stage.kube.kubectl("delete", kind, "--all")
+
+
+def roll_out(stage: Stage, speed: int) -> None:
+    """The only worker is replaced by one of a new revision."""
+    old = set(stage.pods())
+    stage.kube.apply(model(speed, 1))
+    stage.until("a worker of the new revision", lambda: set(stage.pods()) - old)
+    asyncio.run(register(stage.url, "m", sorted(set(stage.pods()) - old)))
+    stage.until("the old worker has drained", lambda: old <= set(asyncio.run(leave(stage.url))))
+    stage.until("only the new worker is left", lambda: len(stage.pods()) == 1 and not set(stage.pods()) & old)
+
+
+def allowed() -> set[tuple[str, str, str]]:
+    """Every verb on every resource that the roles give, as (verb, group, resource)."""
+    return {
+        (verb, rule.group, resource)
+        for rule in (*rights.CLUSTER, *rights.OWN)
+        for resource in rule.resources
+        for verb in rule.verbs
+    }
+
+
+def test_the_operator_has_the_rights_that_it_uses_and_no_others(stage: Stage) -> None:
+    """Over a walk through what it does, nothing is denied, and no right of the chart's roles stays unused."""
+    walk(stage)
+    stage.stop()
+    calls = list(stage.log.calls(ACCOUNT))
+    denied = sorted({(each.verb, each.group, each.resource) for each in calls if not each.allowed})
+    used = {(each.verb, each.group, each.resource) for each in calls if each.allowed}
+    unused = sorted(allowed() - used - NOT_WALKED)
+    print(
+        f"{len(calls)} calls, {len(used)} of {len(allowed())} rights used, {len(denied)} denied, {len(unused)} unused"
+    )
+    assert len(calls) > 50
+    assert denied == [], stage.says()
+    assert unused == [], unused
+
+
+def test_a_missing_right_is_seen(stage: Stage) -> None:
+    """The measure is able to fail: without the right to tell, telling is what is denied, and workers are made all the same."""
+    role = stage.kube.get("clusterrole", "pen-penstock-operator-ops")
+    for rule in role["rules"]:
+        if rule["resources"] == ["events"]:
+            rule["verbs"] = ["get"]
+    about = {"apiVersion": role["apiVersion"], "kind": role["kind"], "metadata": {"name": role["metadata"]["name"]}}
+    stage.kube.apply(about | {"rules": role["rules"]})
+    stage.start("operator-a")
+    stage.kube.apply(model(1, 2))
+    stage.until("two workers", lambda: len(stage.pods()) == 2)
+    stage.until("something is denied", lambda: any(not each.allowed for each in stage.log.calls(ACCOUNT)))
+    denied = {(each.verb, each.resource) for each in stage.log.calls(ACCOUNT) if not each.allowed}
+    assert denied == {("create", "events")}
