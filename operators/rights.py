@@ -22,9 +22,9 @@ class Rule:
     names: tuple[str, ...] = ()
 
 
-_UNBUILT = ("loraadapters", "powerdomains", "kvcachetiers", "tenants")
-# In every namespace.
-CLUSTER = (
+_UNBUILT = ("loraadapters", "kvcachetiers", "tenants")
+# In the namespaces that are looked after: all of them, or those that the settings name.
+NAMESPACED = (
     Rule("what is wanted", base.GROUP, ("modeldeployments", *_UNBUILT), ("get", "list", "watch")),
     Rule(
         "what is said of it",
@@ -33,9 +33,14 @@ CLUSTER = (
         ("patch",),
     ),
     Rule("what was done", "events.k8s.io", ("events",), ("create",)),
-    Rule("hardware that workers are placed on", base.GROUP, ("acceleratorprofiles",), ("list", "watch")),
     Rule("workers", "", ("pods",), ("get", "list", "watch", "create", "patch", "delete")),
     Rule("history of roll-outs", "apps", ("controllerrevisions",), ("list", "watch", "create", "delete")),
+)
+# Of the cluster as a whole.
+CLUSTER = (
+    Rule("hardware that workers are placed on", base.GROUP, ("acceleratorprofiles",), ("list", "watch")),
+    Rule("rows and racks", base.GROUP, ("powerdomains",), ("get", "list", "watch")),
+    Rule("what is said of them", base.GROUP, ("powerdomains/status",), ("patch",)),
 )
 # In the release's own namespace.
 OWN = (

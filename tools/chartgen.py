@@ -43,7 +43,7 @@ SETTINGS = {
         "operators.settings",
         "OperatorSettings",
         {"id", "redis_url", "redis_secret", "redis_key", "worker_image", "kubeconfig", "metrics_host", "metrics_port",
-         "metrics_address_file"},
+         "metrics_address_file", "lease.name", "lease.namespace"},
     ),
 }  # fmt: skip
 
@@ -59,6 +59,9 @@ def schema() -> dict[str, Any]:
         whole = getattr(importlib.import_module(module), name).model_json_schema()
         allowed = _inlined(whole, whole.get("$defs", {}))
         properties = {key: each for key, each in allowed["properties"].items() if key not in taken}
+        for group, _, key in (each.partition(".") for each in taken):
+            if key:
+                del properties[group]["properties"][key]
         where = found["properties"][component]["properties"]["settings"]
         where.update({"properties": properties, "additionalProperties": False})
     return found
@@ -141,6 +144,7 @@ def rules(which: tuple[rights.Rule, ...]) -> str:
 def wanted() -> dict[pathlib.Path, str]:
     """Text of every file that needs no Helm."""
     return {
+        CHART / "files" / "operator-rules.yaml": rules(rights.NAMESPACED),
         CHART / "files" / "operator-cluster-rules.yaml": rules(rights.CLUSTER),
         CHART / "files" / "operator-own-rules.yaml": rules(rights.OWN),
         CHART / "values.yaml": values_yaml(),

@@ -138,14 +138,29 @@ class Looker:
         ]
         if not accounts:
             return []
+        places = await self._looked_after()
         needed = [
             (sight.Right(verb, rule.group, resource, namespace), rule.names)
-            for rules, namespace in ((rights.CLUSTER, ""), (rights.OWN, self._namespace))
+            for rules, namespaces in (
+                (rights.NAMESPACED, places),
+                (rights.CLUSTER, ("",)),
+                (rights.OWN, (self._namespace,)),
+            )
+            for namespace in namespaces
             for rule in rules
             for resource in rule.resources
             for verb in rule.verbs
         ]
         return list(await asyncio.gather(*(self._may(accounts[0], *each) for each in needed)))
+
+    async def _looked_after(self) -> tuple[str, ...]:
+        """Namespaces that the operator's settings name; an empty name stands for all."""
+        maps = await self._list(f"/api/v1/namespaces/{self._namespace}/configmaps", LABEL)
+        for each in maps or ():
+            if sight.component(each) == "operator":
+                given = (yaml.safe_load(each["data"]["operator.yaml"]) or {}).get("namespaces", ())
+                return tuple(given) or ("",)
+        return ("",)
 
     async def _may(self, account: str, right: sight.Right, names: Sequence[str]) -> sight.Right:
         resource, _, sub = right.resource.partition("/")

@@ -213,7 +213,7 @@ def allowed() -> set[tuple[str, str, str]]:
     """Every verb on every resource that the roles give, as (verb, group, resource)."""
     return {
         (verb, rule.group, resource)
-        for rule in (*rights.CLUSTER, *rights.OWN)
+        for rule in (*rights.NAMESPACED, *rights.CLUSTER, *rights.OWN)
         for resource in rule.resources
         for verb in rule.verbs
     }

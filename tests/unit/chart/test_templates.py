@@ -15,6 +15,7 @@ from cryptography import x509
 from controller import settings as controller_settings
 from operators import rights
 from operators import settings as operator_settings
+from penstock.api import crds
 from penstock.runtime import settings
 from router.server import settings as gateway_settings
 from tests.support import charts
@@ -115,6 +116,25 @@ def test_a_component_takes_the_settings_that_its_pod_has(
     if isinstance(loaded, gateway_settings.GatewaySettings):
         assert (loaded.limits.max_inflight, loaded.limits.drain_s, loaded.policy) == (5, 120, "least-request")
         assert (loaded.host, loaded.advertise_host, loaded.port, loaded.admin_port) == ("::", "10.0.0.7", 8080, 8081)
+
+
+def test_an_operator_of_some_namespaces_has_rights_in_these_only() -> None:
+    """With `namespaces` in its settings its main role is bound in each of them, and not in the cluster."""
+    objects = charts.template('operator.settings.namespaces=["models", "more"]')
+    bindings = [
+        each for each in objects if each["kind"].endswith("RoleBinding") and "-operator" in each["metadata"]["name"]
+    ]
+    found = {(each["kind"], each["metadata"].get("namespace"), each["roleRef"]["name"]) for each in bindings}
+    assert found == {
+        ("RoleBinding", "models", "rel-penstock-operator-ns"),
+        ("RoleBinding", "more", "rel-penstock-operator-ns"),
+        ("RoleBinding", "ns", "rel-penstock-operator"),
+        ("ClusterRoleBinding", None, "rel-penstock-operator-cluster-ns"),
+    }
+    wide = charts.one(objects, "ClusterRole", "-operator-cluster-ns")["rules"]
+    assert {resource.partition("/")[0] for rule in wide for resource in rule["resources"]} == {
+        each.KIND.plural for each in crds.KINDS if not each.KIND.namespaced
+    }
 
 
 def test_a_gateway_has_the_time_to_stop() -> None:
