@@ -64,7 +64,7 @@ def pod(
             "restartPolicy": "OnFailure",
             "terminationGracePeriodSeconds": drain_s + _GRACE_S,
             "automountServiceAccountToken": False,
-            "containers": [_container(deployment, role, create.worker, host)],
+            "containers": [_container(deployment, role, create, host)],
             **_placement(spec.placement, selector(meta.name, role.name), profile),
         },
     }
@@ -94,7 +94,9 @@ def owner(deployment: modeldeployment.ModelDeployment) -> Object:
     }
 
 
-def _container(deployment: modeldeployment.ModelDeployment, role: serving.Role, name: str, host: WorkerHost) -> Object:
+def _container(
+    deployment: modeldeployment.ModelDeployment, role: serving.Role, create: workers.Create, host: WorkerHost
+) -> Object:
     engine = deployment.spec.engine
     resources = role.resources or engine.resources
     asked = {"cpu": str(resources.cpu), "memory": str(resources.memory)}
@@ -107,7 +109,10 @@ def _container(deployment: modeldeployment.ModelDeployment, role: serving.Role, 
         "env": [
             *(_variable(each) for each in engine.env),
             {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-            {"name": "PENSTOCK_WORKER_SPEC", "value": json.dumps(worker_spec(deployment, role, name))},
+            {
+                "name": "PENSTOCK_WORKER_SPEC",
+                "value": json.dumps(worker_spec(deployment, role, create.worker, create.revision)),
+            },
             {
                 "name": "PENSTOCK_WORKER_REDIS_URL",
                 "valueFrom": {"secretKeyRef": {"name": host.redis_secret, "key": host.redis_key}},
@@ -126,7 +131,7 @@ def _container(deployment: modeldeployment.ModelDeployment, role: serving.Role, 
     }
 
 
-def worker_spec(deployment: modeldeployment.ModelDeployment, role: serving.Role, name: str) -> Object:
+def worker_spec(deployment: modeldeployment.ModelDeployment, role: serving.Role, name: str, revision: str) -> Object:
     """What `python -m workers.hosting` reads. Kubernetes puts the Pod's address in place of $(POD_IP)."""
     engine = deployment.spec.engine
     flags = (each.partition("=") for each in (*engine.args, *role.args))
@@ -139,6 +144,8 @@ def worker_spec(deployment: modeldeployment.ModelDeployment, role: serving.Role,
         "engine": {"kind": "sim", "profile": engine.profile, "settings": settings | {"port": ENGINE_PORT}},
         "host": "$(POD_IP)",
         "namespace": deployment.metadata.namespace,
+        "revision": revision,
+        "drains_by_registry": True,
         "drain_s": values.duration_s(deployment.spec.drain.timeout),
     }
 

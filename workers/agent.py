@@ -55,6 +55,7 @@ class WorkerAgent:
             pid=os.getpid(),
             node=socket.gethostname(),
             started_at_s=self._clock.now_s(),
+            revision=self._spec.revision,
         )
         await self._announce()
         self._task = asyncio.create_task(self._keep(), name="worker-lease")
@@ -74,10 +75,12 @@ class WorkerAgent:
 
     async def drain(self, drain_s: float | None = None) -> None:
         """Leaves routing, lets every request finish (at most `drain_s`), deregisters, stops the engine. Idempotent."""
+        await asyncio.shield(self._begin_drain(self._spec.drain_s if drain_s is None else drain_s))
+
+    def _begin_drain(self, limit_s: float) -> asyncio.Task[None]:
         if self._drain is None:
-            limit_s = self._spec.drain_s if drain_s is None else drain_s
             self._drain = asyncio.create_task(self._drained(limit_s), name="worker-drain")
-        await asyncio.shield(self._drain)
+        return self._drain
 
     async def stop(self) -> None:
         """Ends at once: deregisters, stops the engine."""
@@ -118,7 +121,9 @@ class WorkerAgent:
                 return
             try:
                 renewed = await self._registry.renew(record.id, record.incarnation, self._spec.lease_s)
-                if not renewed or self._announced != self.record:
+                if renewed is types.WorkerState.DRAINING and self._spec.drains_by_registry:
+                    self._begin_drain(self._spec.drain_s)
+                elif not renewed or self._announced != self.record:
                     await self._announce()
             except errors.FencedError as exc:
                 self._log.error("worker_fenced", worker=self._spec.id, reason=str(exc))

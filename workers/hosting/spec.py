@@ -34,6 +34,10 @@ class WorkerSpec(pydantic.BaseModel):
     renew_s: float = Field(1.0, gt=0, description="How often the lease is renewed, s")
     settle_s: float = Field(0.3, ge=0, description="Time for gateways to see a drain, s")
     drain_s: float = Field(120.0, ge=0, description="Longest drain: then open streams are cut, s")
+    revision: str = Field("", max_length=63, description="Revision of the deployment that the worker was made of")
+    drains_by_registry: bool = Field(
+        False, description="Drains and ends where the registry says draining; else only whoever started it says so"
+    )
     num_cpus: float = Field(0.01, ge=0, description="CPUs that Ray books for the worker")
 
     def redis_url(self) -> str:

@@ -51,13 +51,13 @@ class MemoryRegistry:
             self._workers[record.id] = record
             self._append(port.Change("put", record.id, record))
 
-    async def renew(self, worker_id: str, incarnation: int, lease_s: float) -> bool:
+    async def renew(self, worker_id: str, incarnation: int, lease_s: float) -> types.WorkerState | None:
         """See the port."""
         self._reach()
         if not self._holds(worker_id, incarnation):
-            return False
+            return None
         self._lease_end_s[worker_id] = self._clock.monotonic_s() + lease_s
-        return True
+        return self._workers[worker_id].state
 
     async def set_state(self, worker_id: str, incarnation: int | None, state: types.WorkerState) -> bool:
         """See the port."""

@@ -40,8 +40,11 @@ class Registry(Protocol):
     async def register(self, record: types.WorkerRecord, lease_s: float) -> None:
         """Writes the record and starts its lease. Raises `FencedError` where a newer incarnation of the id is there."""
 
-    async def renew(self, worker_id: str, incarnation: int, lease_s: float) -> bool:
-        """Extends the lease. False: no such registration (any more); register again."""
+    async def renew(self, worker_id: str, incarnation: int, lease_s: float) -> types.WorkerState | None:
+        """Extends the lease; the state that is registered, which another may have set to draining.
+
+        None: no such registration (any more); register again.
+        """
 
     async def set_state(self, worker_id: str, incarnation: int | None, state: types.WorkerState) -> bool:
         """Changes the state; incarnation None means whichever is there.

@@ -59,10 +59,11 @@ class RedisRegistry:
                 "which is registered"
             )
 
-    async def renew(self, worker_id: str, incarnation: int, lease_s: float) -> bool:
+    async def renew(self, worker_id: str, incarnation: int, lease_s: float) -> types.WorkerState | None:
         """See the port. O(log n)."""
         keys = [self._keys.workers, self._keys.worker_leases]
-        return bool(await self._run("renew", self._renew, keys, [worker_id, incarnation, _ms(lease_s)]))
+        state = _text(await self._run("renew", self._renew, keys, [worker_id, incarnation, _ms(lease_s)]))
+        return types.WorkerState(state) if state else None
 
     async def set_state(self, worker_id: str, incarnation: int | None, state: types.WorkerState) -> bool:
         """See the port. O(1), two round trips."""

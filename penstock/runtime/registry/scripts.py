@@ -45,9 +45,10 @@ RENEW = (
     _NOW
     + """
 local present = redis.call('HGET', KEYS[1], ARGV[1])
-if not present or cjson.decode(present)['incarnation'] ~= tonumber(ARGV[2]) then return 0 end
+local record = present and cjson.decode(present)
+if not record or record['incarnation'] ~= tonumber(ARGV[2]) then return '' end
 redis.call('ZADD', KEYS[2], now + tonumber(ARGV[3]), ARGV[1])
-return 1
+return record['state']
 """
 )
 

@@ -108,6 +108,14 @@ async def test_renew_extends_the_lease(reg: registry.Registry) -> None:
     assert not await reg.renew("w-1", 5, 60.0)
 
 
+async def test_renew_tells_the_state(reg: registry.Registry) -> None:
+    """A worker learns by its renewal that another has set it to draining."""
+    await reg.register(worker(), 3.0)
+    assert await reg.renew("w-0", 5, 3.0) is types.WorkerState.READY
+    await reg.set_state("w-0", None, types.WorkerState.DRAINING)
+    assert await reg.renew("w-0", 5, 3.0) is types.WorkerState.DRAINING
+
+
 async def test_drain_is_not_taken_back(reg: registry.Registry) -> None:
     """Once draining, a worker stays so; setting it again is fine."""
     await reg.register(worker(state=types.WorkerState.STARTING), 3.0)

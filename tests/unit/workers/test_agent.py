@@ -50,11 +50,13 @@ class ScriptedEngine:
 class Bench:
     """An agent, its engine, its registry."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, drains_by_registry: bool = False) -> None:
         self.clock = clock.ManualClock()
         self.registry = registry.MemoryRegistry(self.clock)
         self.engine = ScriptedEngine()
-        self.spec = spec.WorkerSpec(id="w-0", deployment="tiny", model="tiny", drain_s=30.0)
+        self.spec = spec.WorkerSpec(
+            id="w-0", deployment="tiny", model="tiny", drain_s=30.0, drains_by_registry=drains_by_registry
+        )
         self.agent = agent.WorkerAgent(self.spec, self.engine, self.registry, self.clock)
 
     async def states(self) -> dict[str, str]:
@@ -130,6 +132,23 @@ async def test_drain_finishes_what_runs(bench: Bench) -> None:
     await bench.clock.advance(0.2)
     await draining
     assert await bench.states() == {} and not bench.engine.running and bench.agent.failure is None
+
+
+async def test_the_registry_may_order_a_drain() -> None:
+    """A worker that obeys it finishes what runs and ends, without a failure; any other serves on."""
+    for obeys in (True, False):
+        bench = Bench(drains_by_registry=obeys)
+        await bench.agent.start()
+        bench.engine.requests = 1
+        await bench.registry.set_state("w-0", None, types.WorkerState.DRAINING)
+        await bench.clock.advance(5.0)
+        assert bench.engine.running and not bench.agent.ended.is_set()
+        bench.engine.requests = 0
+        await bench.clock.advance(2.0)
+        assert bench.agent.ended.is_set() is obeys
+        assert bench.engine.running is not obeys
+        assert bench.agent.failure is None
+        await bench.agent.stop()
 
 
 async def test_drain_waits_for_gateways_also_when_idle(bench: Bench) -> None:
