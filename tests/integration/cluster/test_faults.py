@@ -1,0 +1,163 @@
+"""Whatever goes wrong on the way, the end is that of an undisturbed run: nothing doubled, nothing left over."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from operators import kube, pods, sight
+from penstock.api import types
+from penstock.runtime import errors
+from tests.cluster import api, faults
+from tests.cluster.faults import Fault
+from tests.support.stage import Stage
+
+pytestmark = pytest.mark.slow
+_NUMBERS = itertools.count(1)
+_TIMES = ("lastTransitionTime", "progressTime", "canaryTime", "acceleratorSince")
+
+
+class Run:
+    """One life of a deployment, with an operator behind a proxy; a dead operator is followed by a healthy one."""
+
+    def __init__(self, server: api.Api, access: api.Access, rule: faults.Rule) -> None:
+        self.proxy = faults.Proxy(access, rule)
+        self.direct = kube.KubeClient(access.server, access.ssl_context(), access.token)
+        self.name = f"penstock-faults-{os.getpid()}-{next(_NUMBERS)}"
+        self.stage = Stage(server, self.direct, self.name)
+        self.deaths = 0
+        self.most = 0
+
+    async def play(self) -> Any:
+        """Create, roll out, scale in, scale out; the state at the end."""
+        stage = self.stage
+        await self.proxy.start()
+        client = kube.KubeClient(self.proxy.url, self.proxy.access.ssl_context(), self.proxy.access.token)
+        self.operator = stage.another(client)
+        document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}
+        assert stage.server.create(document, "").is_success
+        try:
+            stage.create(replicas=2)
+            await self._until_settled(2)
+            for image, replicas in (("penstock:second", 2), ("penstock:second", 1), ("penstock:second", 3)):
+                path = sight.DEPLOYMENT.path(self.name, "m")
+                change = {"spec": {"replicas": replicas, "engine": {"kind": "sim", "image": image}}}
+                assert stage.server.merge(path, change).is_success
+                await self._until_settled(replicas)
+            return await self._state()
+        finally:
+            stage.server.delete(document, "")
+            await client.close()
+            await self.direct.close()
+            await self.proxy.stop()
+
+    async def _until_settled(self, wanted: int) -> None:
+        for _ in range(120):
+            settled = False
+            try:
+                settled = (await self.operator.reconcile(self.name, "m")).settled
+            except errors.RetryableError:
+                if self.proxy.dead:
+                    # Another process: it knows nothing of the one before.
+                    self.deaths += 1
+                    self.operator, self.proxy.dead = self.stage.another(self.direct), False
+            found = self.stage.pods()
+            self.most = max(self.most, len(found))
+            if settled and len(found) == wanted:
+                return
+            await self._hands(found)
+            await self.stage.clock.advance(1)
+        raise AssertionError(self.stage.deployment()["status"])
+
+    async def _hands(self, found: dict[str, Any]) -> None:
+        """What kubelets and agents do: a Pod runs and registers once, a drained worker leaves."""
+        known = {each.record.id: each.record for each in await self.stage.registry.snapshot()}
+        for name, pod in found.items():
+            drains = pods.DRAIN_ANNOTATION in pod["metadata"].get("annotations", {})
+            if name not in known and not drains:
+                await self.stage.serve(name)
+            elif name in known and known[name].state is types.WorkerState.DRAINING:
+                await self.stage.registry.deregister(name, known[name].incarnation)
+        for name in set(known) - set(found):
+            await self.stage.registry.deregister(name, known[name].incarnation)
+
+    async def _state(self) -> Any:
+        """All that is left, without times, versions and what only says when."""
+        await self._hands(self.stage.pods())
+        status = copy.deepcopy(self.stage.deployment()["status"])
+        for part in (status, status["rollout"], *status["roles"], *status["conditions"]):
+            for name in _TIMES:
+                part.pop(name, None)
+        kept = self.stage.server.get(sight.REVISION.path(self.name)).json()["items"]
+        return {
+            "pods": {name: pod["metadata"]["labels"] for name, pod in sorted(self.stage.pods().items())},
+            "states": await self.stage.states(),
+            "status": status,
+            "revisions": sorted((each["metadata"]["name"], each["revision"]) for each in kept),
+        }
+
+
+def passes(request: faults.Request) -> Fault:
+    """Nothing goes wrong."""
+    return Fault()
+
+
+@pytest_asyncio.fixture
+async def undisturbed(server: api.Api, access: api.Access) -> AsyncIterator[tuple[Any, int]]:
+    """The end state of a run in which nothing goes wrong, and how many writes it took."""
+    run = Run(server, access, passes)
+    yield await run.play(), run.proxy.writes
+    assert run.most == 3, "two wanted and one more while they are replaced"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_killed_at_every_command_boundary(
+    server: api.Api, access: api.Access, undisturbed: tuple[Any, int], moment: str
+) -> None:
+    """The operator dies at its n-th write, for every n; another goes on, and all is as if nothing had happened."""
+    wanted, writes = undisturbed
+    assert writes > 25
+    room = asyncio.Semaphore(6)
+
+    async def one(number: int) -> None:
+        async with room:
+            run = Run(server, access, faults.dies_at(number, moment))
+            state = await run.play()
+            # After the very last write nothing is asked any more.
+            assert run.deaths == 1 or run.proxy.dead, number
+            assert state == wanted, f"died {moment} write {number}"
+            assert run.most == 3
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(writes):
+            group.create_task(one(number))
+
+
+RULES: dict[str, Callable[[], faults.Rule]] = {
+    "every other answer to a write is lost": lambda: faults.every(2, Fault(drop="after")),
+    "every third write never arrives": lambda: faults.every(3, Fault(drop="before")),
+    "a quarter of the requests is refused with 429": lambda: faults.some(0.25, Fault(status=429)),
+    "a quarter of the requests is refused with 503": lambda: faults.some(0.25, Fault(status=503)),
+    "every fifth request takes 1 s": lambda: faults.every(5, Fault(delay_s=1.0), writes=False),
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+async def test_the_end_is_the_same(
+    server: api.Api, access: api.Access, undisturbed: tuple[Any, int], rule: Callable[[], faults.Rule]
+) -> None:
+    """Lost answers, lost requests, refusals and slow calls change nothing but the time it takes."""
+    wanted, _ = undisturbed
+    run = Run(server, access, rule())
+    assert await run.play() == wanted
+    assert run.proxy.hurt > 5
+    assert run.most == 3
