@@ -132,4 +132,6 @@ class Followed:
         before = self._before.get(namespace, {})
         names = {name for name in {*before, *now} if before.get(name) != now.get(name)}
         self._before[namespace] = now
+        # A look from before the change would hide it.
+        self._looks.pop(namespace, None)
         self._on_change(namespace, names)

@@ -1,0 +1,208 @@
+"""An operator process while the API server is away, slow, without history, or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+
+from operators import sight
+from penstock.api import types, wire
+from penstock.api.crds import schema
+from penstock.runtime import clock as clocks
+from penstock.runtime import embedded_redis, registry
+from penstock.runtime import redis as redis_link
+from tests.cluster import api, binaries, control_plane, faults
+from tests.cluster.faults import Fault
+from tests.support import custom_resources
+from tests.support.operator_process import OperatorProcess, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+WATCHED = "default"
+
+
+class Bench:
+    """A control plane of the test's own, a proxy, a Redis and an operator process behind the proxy."""
+
+    def __init__(self, folder: pathlib.Path, plane: control_plane.ControlPlane) -> None:
+        self.plane, self.server = plane, api.Api(plane.access)
+        self.proxy = faults.Proxy(plane.access)
+        self.redis = embedded_redis.EmbeddedRedis(folder, clocks.SystemClock())
+        self.folder = folder
+        self.operator: OperatorProcess
+        self.link: redis_link.RedisLink
+
+    async def start(self) -> None:
+        """All of it."""
+        for resource in custom_resources.TYPES.values():
+            assert self.server.apply(schema.definition(resource)).is_success
+        await self.proxy.start()
+        await self.redis.start()
+        self.link = redis_link.RedisLink(self.redis.url, clocks.SystemClock())
+        await self.link.start()
+        self.registry = registry.RedisRegistry(self.link.client, wire.Keys(WATCHED))
+        settings = {"NAMESPACES": WATCHED, "LEASE__NAMESPACE": WATCHED, "RESYNC_S": "60"}
+        self.operator = OperatorProcess(self.folder, self.proxy.access, self.redis.url, "operator", **settings)
+        self.operator.start()
+        await self.until(lambda: self.operator.leads)
+
+    async def stop(self) -> None:
+        """All of it."""
+        await asyncio.to_thread(self.operator.kill)
+        await self.proxy.stop()
+        await self.link.stop()
+        await self.redis.stop()
+        self.server.close()
+
+    async def until(self, check: Callable[[], object], deadline_s: float = 30.0, what: str = "") -> float:
+        """Waits with the proxy running."""
+        return await asyncio.to_thread(until, check, deadline_s, what)
+
+    def deploy(self, name: str, replicas: int) -> None:
+        """A deployment of simulated workers."""
+        document = {
+            "apiVersion": "penstock.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": name},
+            "spec": {"model": {"name": "tiny"}, "engine": {"kind": "sim"}, "replicas": replicas},
+        }
+        assert self.server.create(document, WATCHED).is_success
+
+    def scale(self, name: str, replicas: int) -> None:
+        """As `kubectl scale`."""
+        path = f"{sight.DEPLOYMENT.path(WATCHED, name)}/scale"
+        assert self.server.merge(path, {"spec": {"replicas": replicas}}).is_success
+
+    def pods(self) -> list[str]:
+        """Names of the Pods."""
+        return sorted(each["metadata"]["name"] for each in self.server.get(sight.POD.path(WATCHED)).json()["items"])
+
+    async def serve(self, *names: str) -> None:
+        """Pods that run, and whose agents have registered."""
+        for name in names:
+            change = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
+            assert self.server.merge(f"{sight.POD.path(WATCHED, name)}/status", change).is_success
+            record = types.WorkerRecord(
+                id=name,
+                incarnation=await self.registry.next_incarnation(),
+                deployment=name.rpartition("-")[0],
+                model="tiny",
+                endpoint=types.Endpoint(host="10.0.0.1", port=8000),
+                state=types.WorkerState.READY,
+                engine="sim",
+            )
+            await self.registry.register(record, 600.0)
+
+    async def states(self) -> dict[str, str]:
+        """What the registry says."""
+        return {each.record.id: str(each.record.state) for each in await self.registry.snapshot()}
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: pathlib.Path) -> AsyncIterator[Bench]:
+    """Everything, started."""
+    try:
+        programs = binaries.find(os.environ)
+    except binaries.Unavailable as exc:
+        pytest.skip(str(exc))
+    (tmp_path / "plane").mkdir()
+    plane = control_plane.ControlPlane(programs, tmp_path / "plane")
+    await asyncio.to_thread(plane.start)
+    found = Bench(tmp_path, plane)
+    try:
+        await found.start()
+        yield found
+    finally:
+        await found.stop()
+        await asyncio.to_thread(plane.stop)
+
+
+async def test_away_and_back(bench: Bench) -> None:
+    """With the API server away the fleet's registry stays as it is; back, the operator goes on where it was."""
+    bench.deploy("a", 2)
+    await bench.until(lambda: bench.pods() == ["a-0", "a-1"])
+    await bench.serve("a-0", "a-1")
+    await asyncio.to_thread(bench.plane.stop_one, "kube-apiserver")
+    await bench.until(lambda: not bench.operator.leads, 20.0, "it cannot renew, so it does not lead")
+    await bench.until(lambda: bench.operator.metric('penstock_operator_degraded{mode="api_server"}') == 1)
+    assert await bench.states() == {"a-0": "ready", "a-1": "ready"}
+    await asyncio.to_thread(bench.plane.start_one, "kube-apiserver")
+    bench.scale("a", 3)
+    took_s = await bench.until(lambda: bench.pods() == ["a-0", "a-1", "a-2"], 60.0)
+    print(f"went on {took_s:.1f} s after the API server was back")
+    assert await bench.states() == {"a-0": "ready", "a-1": "ready"}
+    assert bench.operator.metric('penstock_operator_degraded{mode="registry"}') == 0
+
+
+async def test_watches_cut_and_history_gone(bench: Bench) -> None:
+    """Watches that end in the middle, and versions that the server does not keep any more, lose no change."""
+    gone = False
+
+    def rule(request: faults.Request) -> Fault:
+        return Fault(status=410) if gone and request.watches else Fault()
+
+    bench.proxy.rule = rule
+    bench.deploy("a", 1)
+    await bench.until(lambda: bench.pods() == ["a-0"])
+    for replicas in (2, 3, 4):
+        bench.proxy.cut()
+        bench.scale("a", replicas)
+        await bench.until(lambda wanted=replicas: len(bench.pods()) == wanted)
+    gone = True
+    bench.proxy.cut()
+    bench.scale("a", 5)
+    await bench.until(lambda: len(bench.pods()) == 5, 30.0, "lists alone")
+    gone = False
+    bench.scale("a", 6)
+    await bench.until(lambda: len(bench.pods()) == 6)
+
+
+async def test_slow_calls(bench: Bench) -> None:
+    """At a second for each call the Lease is kept, and a change has its effect."""
+    bench.proxy.rule = lambda request: Fault() if request.watches else Fault(delay_s=1.0)
+    bench.deploy("a", 2)
+    await bench.until(lambda: bench.pods() == ["a-0", "a-1"], 60.0)
+    await bench.serve("a-0", "a-1")
+    bench.scale("a", 1)
+    await bench.until(lambda: len(bench.pods()) == 2)
+    async with asyncio.timeout(30):
+        while "draining" not in (await bench.states()).values():
+            await asyncio.sleep(0.1)
+    assert bench.operator.leads
+
+
+async def test_etcd_hangs(bench: Bench) -> None:
+    """A server that takes requests and does not answer them is waited for; nothing is doubled after it."""
+    bench.deploy("a", 2)
+    await bench.until(lambda: bench.pods() == ["a-0", "a-1"])
+    bench.plane.signal("etcd", signal.SIGSTOP)
+    try:
+        await bench.until(lambda: not bench.operator.leads, 30.0, "no renewal without etcd")
+    finally:
+        bench.plane.signal("etcd", signal.SIGCONT)
+    await bench.until(lambda: bench.operator.leads, 60.0)
+    bench.scale("a", 4)
+    await bench.until(lambda: bench.pods() == [f"a-{n}" for n in range(4)], 60.0)
+
+
+async def test_the_registry_is_followed(bench: Bench) -> None:
+    """A drained worker's Pod goes as soon as it has left the registry, without a call to the API server in between."""
+    bench.deploy("a", 2)
+    await bench.until(lambda: bench.pods() == ["a-0", "a-1"])
+    await bench.serve("a-0", "a-1")
+    path = sight.DEPLOYMENT.path(WATCHED, "a")
+    await bench.until(lambda: bench.server.get(path).json().get("status", {}).get("workers") == "2/2")
+    bench.scale("a", 1)
+    async with asyncio.timeout(10):
+        while (await bench.states()).get("a-1") != "draining":
+            await asyncio.sleep(0.05)
+    assert bench.pods() == ["a-0", "a-1"]
+    [leaving] = [each.record for each in await bench.registry.snapshot() if each.record.id == "a-1"]
+    await bench.registry.deregister("a-1", leaving.incarnation)
+    took_s = await bench.until(lambda: bench.pods() == ["a-0"], 5.0)
+    print(f"the Pod went {took_s:.2f} s after its worker had left")
