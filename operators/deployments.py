@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic
 
-from operators import events, fleets, kube, pods, revisions, sight
+from operators import build, events, fleets, kube, pods, revisions, sight
 from operators import published as publishing
 from operators.policy import accelerators, problems, rollout, status, workers
 from penstock.api import types
@@ -200,7 +200,7 @@ class DeploymentReconciler:
         namespace = snapshot.deployment.metadata.namespace
         try:
             template = self._template(snapshot, command.revision)
-            document = pods.pod(template, command, self._host, await self._profile(command.accelerator))
+            document = build.pod(template, command, self._host, await self._profile(command.accelerator))
             made = await self._kube.create(sight.POD.path(namespace), document)
         except pods.UnsupportedError as exc:
             return Problem("Unsupported", str(exc))

@@ -1,16 +1,15 @@
-"""Worker Pods: the one that a worker should have, and what is read of one that is there. Pure."""
+"""Worker Pods: their names for things, and what is read of one that is there. Pure."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
-import math
 from typing import Any
 
+from operators import sources
 from operators.policy import problems, workers
 from penstock.api import types
-from penstock.api.crds import acceleratorprofile, base, modeldeployment, operation, serving, values
+from penstock.api.crds import base, modeldeployment
 
 Object = dict[str, Any]
 
@@ -19,10 +18,6 @@ ROLE_LABEL = "penstock.dev/role"
 REVISION_LABEL = "penstock.dev/revision"
 ACCELERATOR_LABEL = "penstock.dev/accelerator"
 DRAIN_ANNOTATION = "penstock.dev/drain-since"
-ENGINE_PORT = 8000
-# After the drain's own deadline: to cut what is left, deregister and end.
-_GRACE_S = 30
-_PROBE_S = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,42 +27,10 @@ class WorkerHost:
     image: str
     redis_secret: str
     redis_key: str = "url"
+    vllm_image: str = ""
 
 
-class UnsupportedError(ValueError):
-    """A deployment that this version cannot host. The message says what and what is possible."""
-
-
-def pod(
-    deployment: modeldeployment.ModelDeployment,
-    create: workers.Create,
-    host: WorkerHost,
-    profile: acceleratorprofile.AcceleratorProfile | None = None,
-) -> Object:
-    """The Pod of a new worker; `profile` is the hardware that it is placed on. Raises `UnsupportedError`."""
-    spec, meta = deployment.spec, deployment.metadata
-    if spec.engine.kind != "sim":
-        raise UnsupportedError(f"engine.kind {spec.engine.kind} is not hosted on Pods in this version; sim is")
-    role = next(each for each in spec.roles if each.name == create.role)
-    drain_s = math.ceil(values.duration_s(spec.drain.timeout))
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": create.worker,
-            "namespace": meta.namespace,
-            "labels": labels_of(deployment, create),
-            "ownerReferences": [owner(deployment)],
-        },
-        "spec": {
-            # A drained worker ends with 0 and stays ended; one that crashed is started again in its place.
-            "restartPolicy": "OnFailure",
-            "terminationGracePeriodSeconds": drain_s + _GRACE_S,
-            "automountServiceAccountToken": False,
-            "containers": [_container(deployment, role, create, host)],
-            **_placement(spec.placement, selector(meta.name, role.name), profile),
-        },
-    }
+UnsupportedError = sources.UnsupportedError
 
 
 def selector(deployment: str, role: str) -> dict[str, str]:
@@ -92,89 +55,6 @@ def owner(deployment: modeldeployment.ModelDeployment) -> Object:
         "controller": True,
         "blockOwnerDeletion": False,
     }
-
-
-def _container(
-    deployment: modeldeployment.ModelDeployment, role: serving.Role, create: workers.Create, host: WorkerHost
-) -> Object:
-    engine = deployment.spec.engine
-    resources = role.resources or engine.resources
-    asked = {"cpu": str(resources.cpu), "memory": str(resources.memory)}
-    probe = {"httpGet": {"path": "/health", "port": ENGINE_PORT}, "periodSeconds": _PROBE_S}
-    tries = math.ceil(values.duration_s(engine.start_timeout) / _PROBE_S)
-    return {
-        "name": "worker",
-        "image": engine.image or host.image,
-        "command": ["python", "-m", "workers.hosting"],
-        "env": [
-            *(_variable(each) for each in engine.env),
-            {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-            {
-                "name": "PENSTOCK_WORKER_SPEC",
-                "value": json.dumps(worker_spec(deployment, role, create.worker, create.revision)),
-            },
-            {
-                "name": "PENSTOCK_WORKER_REDIS_URL",
-                "valueFrom": {"secretKeyRef": {"name": host.redis_secret, "key": host.redis_key}},
-            },
-        ],
-        "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
-        "resources": {"requests": asked, "limits": {"memory": asked["memory"]}},
-        "startupProbe": {**probe, "failureThreshold": tries},
-        "readinessProbe": probe,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "runAsNonRoot": True,
-            "capabilities": {"drop": ["ALL"]},
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-    }
-
-
-def worker_spec(deployment: modeldeployment.ModelDeployment, role: serving.Role, name: str, revision: str) -> Object:
-    """What `python -m workers.hosting` reads. Kubernetes puts the Pod's address in place of $(POD_IP)."""
-    engine = deployment.spec.engine
-    flags = (each.partition("=") for each in (*engine.args, *role.args))
-    settings: Object = {name.removeprefix("--").replace("-", "_"): value for name, _, value in flags}
-    return {
-        "id": name,
-        "deployment": deployment.metadata.name,
-        "model": deployment.spec.model.name,
-        "role": role.name,
-        "engine": {"kind": "sim", "profile": engine.profile, "settings": settings | {"port": ENGINE_PORT}},
-        "host": "$(POD_IP)",
-        "namespace": deployment.metadata.namespace,
-        "revision": revision,
-        "drains_by_registry": True,
-        "drain_s": values.duration_s(deployment.spec.drain.timeout),
-    }
-
-
-def _variable(each: serving.EnvVar) -> Object:
-    if each.secret_key_ref is None:
-        return {"name": each.name, "value": each.value}
-    reference = {"name": each.secret_key_ref.name, "key": each.secret_key_ref.key}
-    return {"name": each.name, "valueFrom": {"secretKeyRef": reference}}
-
-
-def _placement(
-    placement: operation.Placement, labels: dict[str, str], profile: acceleratorprofile.AcceleratorProfile | None
-) -> Object:
-    """The Pod's own fields for where it may run; what is not given is left out."""
-    given: Object = {
-        "nodeSelector": {**(profile.spec.node_selector if profile else {}), **placement.node_selector},
-        "tolerations": [each.model_dump(by_alias=True, exclude_none=True) for each in placement.tolerations],
-        "topologySpreadConstraints": [
-            {**each.model_dump(by_alias=True), "labelSelector": {"matchLabels": labels}}
-            for each in placement.topology_spread
-        ],
-        "priorityClassName": placement.priority_class_name,
-        "schedulerName": placement.scheduler_name,
-        "runtimeClassName": placement.runtime_class_name,
-        "serviceAccountName": placement.service_account_name,
-        "imagePullSecrets": [{"name": each.name} for each in placement.image_pull_secrets],
-    }
-    return {key: value for key, value in given.items() if value}
 
 
 def observed(

@@ -42,6 +42,9 @@ class OperatorSettings(base.Settings):
     )
     redis_key: str = Field("url", min_length=1, max_length=253, description="Key of the URL in that Secret")
     worker_image: str = Field(min_length=1, description="Image of simulated workers, of agents and of downloads")
+    vllm_image: str = Field(
+        "vllm/vllm-openai:v0.32.0", min_length=1, description="Image of vLLM where a deployment names none"
+    )
     kubeconfig: pathlib.Path | None = Field(
         None, description="Kubeconfig; unset: the Pod's ServiceAccount, or kubectl's own file outside of a cluster"
     )

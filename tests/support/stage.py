@@ -22,7 +22,7 @@ class Stage:
         self.server, self.client, self.namespace = server, client, namespace
         self.clock = clocks.ManualClock(1_800_000_000.0)
         self.registry = registry.MemoryRegistry(self.clock)
-        self.host = pods.WorkerHost("penstock:test", "redis")
+        self.host = pods.WorkerHost("penstock:test", "redis", "url", "vllm:test")
         self.reconciler = self.another()
 
     def another(self, client: kube.KubeClient | None = None) -> deployments.DeploymentReconciler:

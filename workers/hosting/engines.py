@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from penstock.runtime import clock as clocks
 from penstock.runtime import errors
 from workers.hosting import engine, spec
 
@@ -10,6 +11,10 @@ KINDS = ("sim", "vllm")
 
 def make(worker: spec.WorkerSpec) -> engine.Engine:
     """The engine of a worker. Raises `SettingsError` for a kind that is none, or for wrong settings of it."""
+    if worker.engine_url is not None:
+        from workers.hosting import beside_engine
+
+        return beside_engine.BesideEngine(worker, clocks.SystemClock())
     if worker.engine.kind == "sim":
         from workers.hosting import sim_engine
 

@@ -25,6 +25,12 @@ class WorkerSpec(pydantic.BaseModel):
     role: types.Role = types.ROLE_UNIFIED
     engine: types.EngineSpec = types.EngineSpec()
     host: str = Field("127.0.0.1", description="Address that the engine listens on")
+    engine_url: str | None = Field(
+        None, pattern=r"^http://[^/]+/?$", description="An engine that another starts, as the agent reaches it"
+    )
+    kv_events: str | None = Field(None, description="KV events of such an engine, as the agent reaches them")
+    kv_replay: str | None = Field(None, description="Replay socket of such an engine")
+    agent_port: int | None = Field(None, ge=0, le=65535, description="Port for `/drain` and `/healthz`; unset: none")
     namespace: str = Field("default", description="Namespace of the fleet in Redis")
     redis_url_file: pathlib.Path | None = Field(
         None, description=f"File with the Redis URL, for its owner only; without it ${REDIS_URL_ENV} holds the URL"

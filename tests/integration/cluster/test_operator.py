@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import pytest
 
-from operators import kube, sight, unbuilt
+from operators import build, kube, sight, unbuilt
+from operators.policy import workers
+from penstock.api.crds import acceleratorprofile, modeldeployment
 from penstock.runtime import errors, processes
 from tests.cluster import api
 from tests.support import custom_resources as support
@@ -121,15 +124,34 @@ async def test_what_blocks_a_worker_is_in_the_condition(stage: Stage) -> None:
         assert text in stage.ready()["message"]
 
 
-async def test_an_engine_that_is_not_hosted_is_said(stage: Stage) -> None:
-    """A deployment that this version cannot host makes no Pod, and its condition says what can be hosted."""
-    document = support.valid()[3] | {"metadata": {"name": "m"}}
-    assert stage.server.create(document, stage.namespace).is_success
+async def test_an_engine_that_cannot_be_started_is_said(stage: Stage) -> None:
+    """A deployment that makes no Pod says what it lacks."""
+    stage.create(engine={"kind": "sglang"}, model={"name": "tiny", "source": {"path": "/models/tiny"}})
     with pytest.raises(errors.TerminalError):
         await stage.once()
     assert stage.pods() == {}
     assert stage.ready()["reason"] == "Unsupported"
-    assert "engine.kind vllm is not hosted" in stage.ready()["message"]
+    assert "engine.image must be given for sglang" in stage.ready()["message"]
+
+
+DEPLOYMENTS = [each for each in support.valid() if each["kind"] == "ModelDeployment"]
+
+
+@pytest.mark.parametrize("document", DEPLOYMENTS, ids=lambda each: each["metadata"]["name"])
+async def test_the_server_knows_every_field_of_every_example(stage: Stage, document: dict[str, Any]) -> None:
+    """The Pods of each example and role are taken by the API server, which is asked to refuse unknown fields."""
+    document = copy.deepcopy(document)
+    for each in ("priorityClassName", "runtimeClassName"):
+        document["spec"].get("placement", {}).pop(each, None)
+    deployment = modeldeployment.ModelDeployment.written(
+        document | {"metadata": {"name": "m", "namespace": stage.namespace, "uid": "u-1"}}
+    )
+    spec = {"resourceName": "nvidia.com/gpu", "memory": "80Gi", "perNode": 16}
+    profile = acceleratorprofile.AcceleratorProfile.written({"metadata": {"name": "any"}, "spec": spec})
+    for role in deployment.spec.roles:
+        pod = build.pod(deployment, workers.Create(f"m-{role.name}-0", role.name, "r1", "any"), stage.host, profile)
+        made = stage.server.create(pod, stage.namespace, dry_run=True)
+        assert made.is_success, made.text
 
 
 async def test_a_refused_pod_is_said(stage: Stage) -> None:

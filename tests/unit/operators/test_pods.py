@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from operators import pods
+from operators import build, engines, pods
 from operators.policy import workers
 from penstock.api.crds import modeldeployment
 from penstock.api.types import WorkerState
@@ -29,7 +29,7 @@ def simulated(**spec: Any) -> modeldeployment.ModelDeployment:
 
 def built(**spec: Any) -> dict[str, Any]:
     """Its first Pod."""
-    return pods.pod(simulated(**spec), workers.Create("llama-hub-0", "unified"), HOST)
+    return build.pod(simulated(**spec), workers.Create("llama-hub-0", "unified"), HOST)
 
 
 def test_the_worker_understands_its_specification() -> None:
@@ -39,7 +39,7 @@ def test_the_worker_understands_its_specification() -> None:
     spec = hosting.WorkerSpec.model_validate_json(text)
     assert (spec.id, spec.namespace, spec.drain_s, spec.host) == ("llama-hub-0", "models", 900.0, "10.0.0.7")
     settings = sim_engine.settings_of(spec)
-    assert (settings.port, settings.speed, settings.max_num_seqs) == (pods.ENGINE_PORT, 20.0, 8)
+    assert (settings.port, settings.speed, settings.max_num_seqs) == (engines.ENGINE_PORT, 20.0, 8)
     names = list(variables)
     assert names.index("POD_IP") < names.index("PENSTOCK_WORKER_SPEC"), "Kubernetes fills in what stands before"
 
@@ -76,13 +76,6 @@ def test_placement_reaches_the_pod() -> None:
         "automountServiceAccountToken",
         "containers",
     }
-
-
-def test_what_is_not_hosted_is_said() -> None:
-    """An engine that this version cannot host is an error that names what can be."""
-    deployment = modeldeployment.ModelDeployment.written(support.valid()[3])
-    with pytest.raises(pods.UnsupportedError, match=r"engine.kind vllm is not hosted on Pods in this version; sim is"):
-        pods.pod(deployment, workers.Create("x-0", "unified"), HOST)
 
 
 def pod_of(phase: str = "Running", *, ready: bool = True, **metadata: Any) -> dict[str, Any]:

@@ -1,0 +1,275 @@
+"""The Pod of a worker: an engine and its agent, or both in one process where the engine is simulated. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from operators import engines, pods, sources
+from operators.policy import workers
+from penstock.api.crds import acceleratorprofile, modeldeployment, operation, serving, values
+
+Object = dict[str, Any]
+Profile = acceleratorprofile.AcceleratorProfile
+
+AGENT_PORT = 8001
+# After the drain's own deadline: to cut what is left, deregister and end.
+_GRACE_S = 30
+_PROBE_S = 5
+_AGENT_USER = 65532
+_SECURITY: Object = {
+    "allowPrivilegeEscalation": False,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+# Images of engines run as root, some of them only so.
+_ENGINE_SECURITY: Object = {key: value for key, value in _SECURITY.items() if key != "runAsNonRoot"}
+
+
+def pod(
+    deployment: modeldeployment.ModelDeployment,
+    create: workers.Create,
+    host: pods.WorkerHost,
+    profile: Profile | None = None,
+) -> Object:
+    """The Pod of a new worker; `profile` is the hardware that it is placed on. Raises `UnsupportedError`."""
+    meta = deployment.metadata
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": create.worker,
+            "namespace": meta.namespace,
+            "labels": pods.labels_of(deployment, create),
+            "ownerReferences": [pods.owner(deployment)],
+        },
+        "spec": pod_spec(deployment, create, host, profile),
+    }
+
+
+def pod_spec(
+    deployment: modeldeployment.ModelDeployment,
+    create: workers.Create,
+    host: pods.WorkerHost,
+    profile: Profile | None,
+) -> Object:
+    """What the Pod runs, and where it may."""
+    spec = deployment.spec
+    role = next(each for each in spec.roles if each.name == create.role)
+    drain_s = math.ceil(values.duration_s(spec.drain.timeout))
+    simulated = spec.engine.kind == "sim"
+    parts = (
+        _simulated(deployment, role, create, host, profile)
+        if simulated
+        else _real(deployment, role, create, host, profile)
+    )
+    return {
+        # A drained worker ends with 0 and stays ended; one that crashed is started again in its place.
+        "restartPolicy": "OnFailure",
+        "terminationGracePeriodSeconds": drain_s + _GRACE_S,
+        "automountServiceAccountToken": False,
+        **parts,
+        **placement(spec.placement, pods.selector(deployment.metadata.name, role.name), profile),
+    }
+
+
+def parallelism_of(
+    deployment: modeldeployment.ModelDeployment, role: serving.Role, profile: Profile | None
+) -> tuple[serving.Parallelism, tuple[str, ...]]:
+    """How the worker is spread, and the flags of its hardware: the accelerator's own, the role's, the deployment's."""
+    parallel, args = role.parallelism or deployment.spec.parallelism, ()
+    for each in role.accelerators or deployment.spec.accelerators:
+        if profile is not None and each.profile == profile.metadata.name:
+            return each.parallelism or parallel, each.args
+    return parallel, args
+
+
+def devices(parallel: serving.Parallelism, profile: Profile | None) -> Object:
+    """The accelerators that a Pod asks for. Raises `UnsupportedError` where no node has as many."""
+    if profile is None:
+        return {}
+    count = parallel.tensor * parallel.pipeline * parallel.data // parallel.nodes
+    if count > profile.spec.per_node:
+        raise pods.UnsupportedError(
+            f"a worker needs {count} accelerators on a node, and {profile.metadata.name} has {profile.spec.per_node} "
+            "(spec.perNode) -> raise parallelism.nodes, or lower tensor, pipeline or data"
+        )
+    return {profile.spec.resource_name: str(count)}
+
+
+def _simulated(
+    deployment: modeldeployment.ModelDeployment,
+    role: serving.Role,
+    create: workers.Create,
+    host: pods.WorkerHost,
+    profile: Profile | None,
+) -> Object:
+    """One container: the engine is inside of the agent."""
+    parallel, _ = parallelism_of(deployment, role, profile)
+    spec = worker_spec(deployment, role, create)
+    container = {
+        "name": "worker",
+        "image": deployment.spec.engine.image or host.image,
+        "command": ["python", "-m", "workers.hosting"],
+        "env": [*map(_variable, deployment.spec.engine.env), *_agent_env(spec, host)],
+        "ports": [{"name": "http", "containerPort": engines.ENGINE_PORT}],
+        "resources": resources(deployment, role, devices(parallel, profile)),
+        **_probes(deployment),
+        "securityContext": _SECURITY,
+    }
+    return {"containers": [container]}
+
+
+def _real(
+    deployment: modeldeployment.ModelDeployment,
+    role: serving.Role,
+    create: workers.Create,
+    host: pods.WorkerHost,
+    profile: Profile | None,
+) -> Object:
+    """The engine's container, the agent's beside it, and the download before both."""
+    model, engine = deployment.spec.model, deployment.spec.engine
+    files = sources.files(model, host.image, _SECURITY)
+    parallel, args = parallelism_of(deployment, role, profile)
+    start = engines.STARTS[engine.kind](engines.Case(deployment, role, parallel, args, files.path))
+    shared = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(_asked(deployment, role).shared_memory)}}
+    container = {
+        "name": "engine",
+        "image": image_of(deployment, host),
+        "command": list(start.command),
+        "env": [*({"name": name, "value": value} for name, value in start.env), *map(_variable, engine.env)],
+        "ports": [{"name": "http", "containerPort": engines.ENGINE_PORT}],
+        "resources": resources(deployment, role, devices(parallel, profile)),
+        **_probes(deployment),
+        # Kubernetes tells both containers to end at once; the engine's stays until its last stream has ended.
+        "lifecycle": {"preStop": {"httpGet": {"path": "/drain", "port": AGENT_PORT}}},
+        "volumeMounts": [*files.mounts, {"name": "shm", "mountPath": "/dev/shm"}],
+        "securityContext": _ENGINE_SECURITY,
+    }
+    return {
+        "containers": [container, agent(deployment, role, create, host, start.events)],
+        **({"initContainers": [files.download]} if files.download else {}),
+        "volumes": [*files.volumes, shared],
+        "securityContext": {"fsGroup": _AGENT_USER},
+    }
+
+
+def image_of(deployment: modeldeployment.ModelDeployment, host: pods.WorkerHost) -> str:
+    """The engine's image. Raises `UnsupportedError` where none is given and none was tested."""
+    engine = deployment.spec.engine
+    found = engine.image or {"vllm": host.vllm_image}.get(engine.kind, "")
+    if not found:
+        raise pods.UnsupportedError(f"engine.image must be given for {engine.kind}: no image of it was tested")
+    return found
+
+
+def agent(
+    deployment: modeldeployment.ModelDeployment,
+    role: serving.Role,
+    create: workers.Create,
+    host: pods.WorkerHost,
+    events: bool,
+) -> Object:
+    """The agent's container: it registers the engine beside it, keeps its lease, relays its KV events, drains it."""
+    spec = worker_spec(deployment, role, create) | {
+        "engine": {"kind": deployment.spec.engine.kind, "profile": deployment.spec.engine.profile},
+        "engine_url": f"http://127.0.0.1:{engines.ENGINE_PORT}",
+        "agent_port": AGENT_PORT,
+    }
+    if events:
+        spec["kv_events"] = f"tcp://127.0.0.1:{engines.EVENTS_PORT}"
+        spec["kv_replay"] = f"tcp://127.0.0.1:{engines.REPLAY_PORT}"
+    probe = {"httpGet": {"path": "/healthz", "port": AGENT_PORT}}
+    return {
+        "name": "agent",
+        "image": host.image,
+        "command": ["python", "-m", "workers.hosting"],
+        "env": _agent_env(spec, host),
+        "ports": [{"name": "agent", "containerPort": AGENT_PORT}],
+        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
+        "securityContext": _SECURITY | {"readOnlyRootFilesystem": True},
+    }
+
+
+def worker_spec(deployment: modeldeployment.ModelDeployment, role: serving.Role, create: workers.Create) -> Object:
+    """What `python -m workers.hosting` reads. Kubernetes puts the Pod's address in place of $(POD_IP)."""
+    engine = deployment.spec.engine
+    flags = (each.partition("=") for each in (*engine.args, *role.args))
+    settings: Object = {name.removeprefix("--").replace("-", "_"): value for name, _, value in flags}
+    return {
+        "id": create.worker,
+        "deployment": deployment.metadata.name,
+        "model": deployment.spec.model.name,
+        "role": role.name,
+        "engine": {"kind": "sim", "profile": engine.profile, "settings": settings | {"port": engines.ENGINE_PORT}},
+        "host": "$(POD_IP)",
+        "namespace": deployment.metadata.namespace,
+        "revision": create.revision,
+        "drains_by_registry": True,
+        "drain_s": values.duration_s(deployment.spec.drain.timeout),
+    }
+
+
+def resources(deployment: modeldeployment.ModelDeployment, role: serving.Role, accelerators: Object) -> Object:
+    """CPU, memory and accelerators of an engine's container."""
+    asked = _asked(deployment, role)
+    requests = {"cpu": str(asked.cpu), "memory": str(asked.memory), **accelerators}
+    return {"requests": requests, "limits": {"memory": str(asked.memory), **accelerators}}
+
+
+def _asked(deployment: modeldeployment.ModelDeployment, role: serving.Role) -> serving.Resources:
+    return role.resources or deployment.spec.engine.resources
+
+
+def _probes(deployment: modeldeployment.ModelDeployment) -> Object:
+    """An engine has its start's whole time; after that it is out of the Service after 15 s, and started anew after 2 min."""
+    probe = {
+        "httpGet": {"path": "/health", "port": engines.ENGINE_PORT},
+        "periodSeconds": _PROBE_S,
+        "timeoutSeconds": 3,
+    }
+    tries = math.ceil(values.duration_s(deployment.spec.engine.start_timeout) / _PROBE_S)
+    return {
+        "startupProbe": {**probe, "failureThreshold": tries},
+        "readinessProbe": {**probe, "failureThreshold": 3},
+        "livenessProbe": {**probe, "failureThreshold": 24},
+    }
+
+
+def _agent_env(spec: Object, host: pods.WorkerHost) -> list[Object]:
+    return [
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "PENSTOCK_WORKER_SPEC", "value": json.dumps(spec)},
+        {
+            "name": "PENSTOCK_WORKER_REDIS_URL",
+            "valueFrom": {"secretKeyRef": {"name": host.redis_secret, "key": host.redis_key}},
+        },
+    ]
+
+
+def _variable(each: serving.EnvVar) -> Object:
+    if each.secret_key_ref is None:
+        return {"name": each.name, "value": each.value}
+    reference = {"name": each.secret_key_ref.name, "key": each.secret_key_ref.key}
+    return {"name": each.name, "valueFrom": {"secretKeyRef": reference}}
+
+
+def placement(given: operation.Placement, labels: dict[str, str], profile: Profile | None) -> Object:
+    """The Pod's own fields for where it may run; what is not given is left out."""
+    found: Object = {
+        "nodeSelector": {**(profile.spec.node_selector if profile else {}), **given.node_selector},
+        "tolerations": [each.model_dump(by_alias=True, exclude_none=True) for each in given.tolerations],
+        "topologySpreadConstraints": [
+            {**each.model_dump(by_alias=True), "labelSelector": {"matchLabels": labels}}
+            for each in given.topology_spread
+        ],
+        "priorityClassName": given.priority_class_name,
+        "schedulerName": given.scheduler_name,
+        "runtimeClassName": given.runtime_class_name,
+        "serviceAccountName": given.service_account_name,
+        "imagePullSecrets": [{"name": each.name} for each in given.image_pull_secrets],
+    }
+    return {key: value for key, value in found.items() if value}

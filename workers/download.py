@@ -1,0 +1,132 @@
+"""`python -m workers.download`: brings a model's files to a folder, once for all workers that share it.
+
+What to bring is JSON in PENSTOCK_DOWNLOAD (`Wanted`). Files are fetched beside their place and renamed as a whole, under a
+lock, so that what is there is complete; the second worker on a node finds it. Hubs speak the Hugging Face protocol over
+HTTPS, object stores S3 (`s3://`, and `gs://` by its interoperable XML API).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+import pydantic
+
+from penstock.runtime import errors, logs
+from workers.sources import hub, s3
+
+ENV = "PENSTOCK_DOWNLOAD"
+_COMPLETE = ".complete"
+_USED = ".used"
+
+
+class Wanted(pydantic.BaseModel):
+    """What to bring, and where to. Credentials come by the environment."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    folder: pathlib.Path = pydantic.Field(description="Folder of the model's files; the one above is shared")
+    repo: str | None = pydantic.Field(None, description="Repository of a hub")
+    revision: str = pydantic.Field("main", description="Branch, tag or commit in the hub")
+    uri: str | None = pydantic.Field(None, description="Bucket and prefix of an object store")
+    endpoint: str | None = pydantic.Field(None, description="Address of the hub or store")
+    size_limit_bytes: int | None = pydantic.Field(None, description="Others in the shared folder go above this")
+
+
+class Source(Protocol):
+    """Where files come from. Both methods raise `PenstockError`."""
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Relative path and size in bytes of each file."""
+
+    def fetch(self, name: str, target: pathlib.Path) -> None:
+        """Writes one file."""
+
+
+def source_of(wanted: Wanted) -> Source:
+    """The source that is named. Raises `SettingsError`."""
+    if wanted.repo is not None:
+        return hub.Hub(wanted.repo, wanted.revision, wanted.endpoint, os.environ.get("HF_TOKEN", ""))
+    if wanted.uri is not None and wanted.uri.startswith(("s3://", "gs://")):
+        return s3.Bucket.of(wanted.uri, wanted.endpoint, os.environ)
+    raise errors.SettingsError(f"{ENV}: neither a repo nor an s3:// or gs:// uri: {wanted.uri!r}")
+
+
+def bring(wanted: Wanted, source: Source) -> bool:
+    """Whether anything had to be fetched. Raises `PenstockError`."""
+    shared = wanted.folder.parent
+    shared.mkdir(parents=True, exist_ok=True)
+    with open(shared / f".{wanted.folder.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (wanted.folder / _COMPLETE).exists():
+            (wanted.folder / _USED).touch()
+            return False
+        files = list(source.files())
+        if not files:
+            raise errors.TerminalError(f"nothing to download for {wanted.folder.name}: the source holds no file")
+        if wanted.size_limit_bytes is not None:
+            make_room(wanted, sum(size for _, size in files))
+        _fetch_all(wanted.folder, source, files)
+    return True
+
+
+def _fetch_all(folder: pathlib.Path, source: Source, files: list[tuple[str, int]]) -> None:
+    """All files into a folder beside, which then takes the place of this one."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
+        part = pathlib.Path(made) / "files"
+        for name, _ in files:
+            target = part / name
+            if part.resolve() not in target.resolve().parents:
+                raise errors.TerminalError(f"the source names a file outside of its folder: {name}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.fetch(name, target)
+        (part / _COMPLETE).touch()
+        (part / _USED).touch()
+        # An engine runs as another user.
+        for each in (part, *part.rglob("*")):
+            each.chmod(0o755 if each.is_dir() else 0o644)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+
+
+def make_room(wanted: Wanted, needed_bytes: int) -> None:
+    """Removes the models of the shared folder that were used longest ago, until the limit is kept."""
+    others = [each for each in wanted.folder.parent.iterdir() if each.is_dir() and (each / _COMPLETE).exists()]
+    sizes = {each: sum(file.stat().st_size for file in each.rglob("*") if file.is_file()) for each in others}
+    left = sum(sizes.values()) + needed_bytes - (wanted.size_limit_bytes or 0)
+    log = logs.get("download")
+    for each in sorted(others, key=lambda folder: (folder / _USED).stat().st_mtime):
+        if left <= 0:
+            return
+        log.info("model_removed", model=each.name, bytes=sizes[each])
+        shutil.rmtree(each, ignore_errors=True)
+        left -= sizes[each]
+
+
+def main() -> int:
+    """Entry point: 0 when the files are there, 1 where they could not be had, 2 where the settings are wrong."""
+    logs.configure(logs.LogSettings())
+    began_s = time.monotonic()
+    try:
+        wanted = Wanted.model_validate_json(os.environ.get(ENV, "{}"))
+        fetched = bring(wanted, source_of(wanted))
+    except (pydantic.ValidationError, errors.SettingsError) as exc:
+        print(f"download: {exc}", file=sys.stderr)
+        return 2
+    except (errors.PenstockError, OSError) as exc:
+        print(f"download: {logs.mask_urls(str(exc))}", file=sys.stderr)
+        return 1
+    took_s = round(time.monotonic() - began_s, 1)
+    logs.get("download").info("model_there", folder=str(wanted.folder), fetched=fetched, took_s=took_s)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
