@@ -79,7 +79,7 @@ class Bucket:
 
     def _signed(self, key: str, query: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         """URL and headers of a GET (AWS Signature Version 4, header form)."""
-        path = urllib.parse.quote(f"/{self._bucket}/{key}" if key else f"/{self._bucket}/", safe="/~")
+        path = urllib.parse.quote(f"/{self._bucket}/{key}" if self._bucket else f"/{key}", safe="/~")
         ordered = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in sorted(query.items()))
         url = f"{self._endpoint}{path}{'?' + ordered if ordered else ''}"
         if not self._key:

@@ -1,0 +1,164 @@
+"""Model files from a hub and from an object store, both real HTTP servers."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import pathlib
+import threading
+import urllib.parse
+from collections.abc import Iterator
+
+import pytest
+
+from penstock.runtime import clock as clocks
+from penstock.runtime import errors
+from workers import download
+from workers.sources import hub, s3
+
+FILES = {"config.json": b"{}", "model.safetensors": b"w" * 3000, "sub/tokenizer.json": b"[]"}
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A hub with one repository, and a store with one bucket; it notes what was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str] = []
+        self.auth: set[str] = set()
+        self.failures = 0
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers GETs."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        """One request."""
+        path, _, query = self.path.partition("?")
+        self.server.asked.append(path)
+        self.server.auth.add(self.headers.get("Authorization", ""))
+        if self.server.failures:
+            self.server.failures -= 1
+            self._say(503, b"")
+        elif path == "/api/models/org/model/revision/abc":
+            names = [*FILES, "pytorch_model.bin", "model.onnx"]
+            siblings = [{"rfilename": name, "size": len(FILES.get(name, b""))} for name in names]
+            self._say(200, json.dumps({"siblings": siblings}).encode())
+        elif path.startswith("/org/model/resolve/abc/"):
+            self._say(200, FILES[path.removeprefix("/org/model/resolve/abc/")])
+        elif path == "/bucket/":
+            self._say(200, _page(urllib.parse.parse_qs(query)))
+        elif path.startswith("/bucket/llama/"):
+            self._say(200, FILES[path.removeprefix("/bucket/llama/")])
+        else:
+            self._say(404, b"")
+
+    def _say(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+def _page(query: dict[str, list[str]]) -> bytes:
+    """One key a page, as ListObjectsV2 does with many."""
+    names = sorted(FILES)
+    index = int(query.get("continuation-token", ["0"])[0])
+    more = f"<NextContinuationToken>{index + 1}</NextContinuationToken>" if index + 1 < len(names) else ""
+    key = f"<Contents><Key>{query['prefix'][0]}{names[index]}</Key><Size>{len(FILES[names[index]])}</Size></Contents>"
+    space = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+    return f"<ListBucketResult {space}>{key}{more}</ListBucketResult>".encode()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Started."""
+    found = Server()
+    thread = threading.Thread(target=found.serve_forever)
+    thread.start()
+    yield found
+    found.shutdown()
+    found.server_close()
+    thread.join()
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    """Its files, without its own marks."""
+    found = [each for each in folder.rglob("*") if each.is_file() and not each.name.startswith(".")]
+    return {str(each.relative_to(folder)): each.read_bytes() for each in found}
+
+
+def test_a_hub_is_fetched_once(server: Server, tmp_path: pathlib.Path) -> None:
+    """What an engine reads, and no other framework's weights; the second worker of the node finds it."""
+    wanted = download.Wanted(folder=tmp_path / "k", repo="org/model", revision="abc", endpoint=server.url)
+    source = hub.Hub("org/model", "abc", server.url, "secret")
+    assert download.bring(wanted, source)
+    assert contents(tmp_path / "k") == FILES
+    assert server.auth == {"Bearer secret"}
+    before = len(server.asked)
+    assert not download.bring(wanted, source)
+    assert len(server.asked) == before
+
+
+def test_a_store_is_listed_page_by_page(server: Server, tmp_path: pathlib.Path) -> None:
+    """Every object below the prefix, with signed requests where there is a key."""
+    environ = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "s"}
+    wanted = download.Wanted(folder=tmp_path / "k", uri="s3://bucket/llama")
+    assert download.bring(wanted, s3.Bucket.of("s3://bucket/llama", server.url, environ))
+    assert contents(tmp_path / "k") == FILES
+    assert all(each.startswith("AWS4-HMAC-SHA256 Credential=AKIA/") for each in server.auth)
+
+
+def test_a_server_that_is_busy_is_asked_again(server: Server, tmp_path: pathlib.Path) -> None:
+    """A refusal that passes costs time and nothing else."""
+    server.failures = 1
+    wanted = download.Wanted(folder=tmp_path / "k", repo="org/model", revision="abc", endpoint=server.url)
+    assert download.bring(wanted, hub.Hub("org/model", "abc", server.url, ""))
+
+
+def test_a_failed_download_leaves_nothing(server: Server, tmp_path: pathlib.Path) -> None:
+    """The folder is there in full or not at all, and the error says which URL."""
+    wanted = download.Wanted(folder=tmp_path / "k", repo="org/none", revision="abc", endpoint=server.url)
+    with pytest.raises(errors.TerminalError, match="org/none.*404"):
+        download.bring(wanted, hub.Hub("org/none", "abc", server.url, ""))
+    assert not (tmp_path / "k").exists()
+    assert [each.name for each in tmp_path.iterdir()] == [".k.lock"]
+
+
+def test_the_limit_of_a_cache_is_kept(server: Server, tmp_path: pathlib.Path) -> None:
+    """The model that was used longest ago goes, the others stay."""
+    for age, name in ((100, "old"), (50, "young")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"x" * 4000)
+        for mark in (".complete", ".used"):
+            (folder / mark).touch()
+        stamp = 1_700_000_000 - age
+        os.utime(folder / ".used", (stamp, stamp))
+    wanted = download.Wanted(
+        folder=tmp_path / "k", repo="org/model", revision="abc", endpoint=server.url, size_limit_bytes=8000
+    )
+    assert download.bring(wanted, hub.Hub("org/model", "abc", server.url, ""))
+    assert sorted(each.name for each in tmp_path.iterdir() if each.is_dir()) == ["k", "young"]
+
+
+def test_the_signature_is_the_documented_one() -> None:
+    """That of the example "Get Bucket (List Objects)" in AWS' description of signature version 4."""
+    clock = clocks.ManualClock(1_369_353_600.0)
+    secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+    endpoint = "https://examplebucket.s3.amazonaws.com"
+    bucket = s3.Bucket(endpoint, "", "", "us-east-1", "AKIAIOSFODNN7EXAMPLE", secret, "", clock)
+    _, headers = bucket._signed("", {"max-keys": "2", "prefix": "J"})
+    wanted = "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
+    assert headers["authorization"].endswith(f"Signature={wanted}")
