@@ -19,6 +19,7 @@ from tests.cluster.node import layers
 PENSTOCK = "localhost/penstock:test"
 RAY = "localhost/penstock-ray:test"
 PAUSE = "localhost/pause:test"
+KUBERAY = "localhost/kuberay-operator:test"
 _EXTRAS = ("router", "workers", "operators", "embedded")
 _ENV = {
     "PATH": f"/{layers.HOME}/bin:/usr/local/bin:/usr/bin:/bin",
@@ -58,11 +59,10 @@ def project_images(cache: pathlib.Path, say: Callable[[str], None], *, with_ray:
     return archives
 
 
-def pause_image(program: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
-    """What holds a Pod's namespaces."""
-    layer = layers.Layer(files={"pause": program})
-    stored = _store(layer, target.with_suffix(".layer"))
-    _archive({PAUSE: [stored]}, target, {}, str(layers.USER), entrypoint=["/pause"])
+def program_image(name: str, program: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+    """An archive of an image that is one static program."""
+    stored = _store(layers.Layer(files={program.name: program}), target.with_suffix(".layer"))
+    _archive({name: [stored]}, target, {}, str(layers.USER), entrypoint=[f"/{program.name}"])
     return target
 
 

@@ -1,7 +1,8 @@
 """The process that everything of a real cluster runs under: `python -m tests.cluster.node.keeper FOLDER NODES ARCHIVE...`.
 
 It is process 1 of namespaces of its own (session.py makes them). So mounts, network devices and processes are gone when it
-is, however it ends. It prints one line of JSON when the nodes are ready, and ends when its standard input does.
+is, however it ends, and nothing needs to be stopped. It prints one line of JSON when the nodes are ready, and ends when its
+standard input does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import IO
 
 from penstock.runtime import processes
 from tests.cluster import api, binaries, control_plane, flags
@@ -29,7 +29,7 @@ _LAYERED = ("/var/lib", "/etc")
 def main(arguments: Sequence[str]) -> int:
     """Entry point."""
     folder, count, archives = pathlib.Path(arguments[0]), int(arguments[1]), [pathlib.Path(a) for a in arguments[2:]]
-    # Only the end of standard input and SIGTERM end it: Ctrl-C is for the one who started it.
+    # Only the end of standard input ends it: Ctrl-C is for the one who started it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cluster = Cluster(folder, count, archives)
     try:
@@ -40,8 +40,6 @@ def main(arguments: Sequence[str]) -> int:
     except (AssertionError, OSError, subprocess.CalledProcessError, binaries.Unavailable) as exc:
         print(json.dumps({"error": f"{type(exc).__name__}: {exc}"}), flush=True)
         return 1
-    finally:
-        cluster.stop()
     return 0
 
 
@@ -62,7 +60,7 @@ class Cluster:
         for each in self._nodes:
             for made in machine.cgroup_folders(f"{group}/{each.name}"):
                 made.mkdir(parents=True)
-        self._others: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
+        self._others: list[subprocess.Popen[bytes]] = []
         self.times_s: dict[str, float] = {}
 
     def start(self) -> None:
@@ -84,20 +82,10 @@ class Cluster:
         self._until_ready()
         self.times_s["ready"] = time.monotonic() - began_s
 
-    def stop(self) -> None:
-        """Nodes before the control plane."""
-        for each in self._nodes:
-            each.stop()
-        for process, log in reversed(self._others):
-            process.terminate()
-            process.wait()
-            log.close()
-        self.plane.stop()
-
     def _run(self, name: str, arguments: list[str]) -> None:
-        log = open(self._folder / f"{name}.log", "ab")  # noqa: SIM115  closed with the process
         argv = processes.die_with_parent([str(self._programs.path(name)), *arguments])
-        self._others.append((subprocess.Popen(argv, stdout=log, stderr=log), log))
+        with open(self._folder / f"{name}.log", "ab") as log:
+            self._others.append(subprocess.Popen(argv, stdout=log, stderr=log))
 
     def _until_ready(self) -> None:
         client = api.Api(self.plane.access)

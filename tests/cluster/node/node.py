@@ -7,7 +7,7 @@ import pathlib
 import subprocess
 import time
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
@@ -33,7 +33,7 @@ class Node:
         self._programs = programs
         self._group = group
         self._socket = self._folder / "containerd.sock"
-        self._running: list[tuple[str, subprocess.Popen[bytes], IO[bytes]]] = []
+        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._imports: list[subprocess.Popen[str]] = []
 
     def start_containerd(self, archives: Sequence[pathlib.Path]) -> None:
@@ -73,25 +73,13 @@ class Node:
 
     def check(self) -> None:
         """Raises AssertionError with the end of a log where something has ended."""
-        for name, process, _ in self._running:
+        for name, process in self._running:
             assert process.poll() is None, f"{name} of {self.name} ended:\n{self._log(name).read_text()[-3000:]}"
 
-    def stop(self) -> None:
-        """Ends kubelet and containerd; Pods go with the process namespace."""
-        for _, process, log in reversed(self._running):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            log.close()
-        self._running = []
-
     def _run(self, name: str, argv: list[str]) -> None:
-        log = open(self._log(name), "ab")  # noqa: SIM115  closed with the process
-        process = subprocess.Popen(processes.die_with_parent(argv), stdout=log, stderr=log)
-        self._running.append((name, process, log))
+        with open(self._log(name), "ab") as log:
+            process = subprocess.Popen(processes.die_with_parent(argv), stdout=log, stderr=log)
+        self._running.append((name, process))
 
     def _log(self, name: str) -> pathlib.Path:
         return self._folder / f"{name}.log"

@@ -18,7 +18,7 @@ from typing import IO, Any
 import psutil
 
 from penstock.runtime import processes
-from tests.cluster import api, binaries
+from tests.cluster import api, binaries, flags
 from tests.cluster.node import image, layers, machine
 
 _STOP_DEADLINE_S = 60.0
@@ -48,7 +48,7 @@ class RealCluster:
     def start(self, programs: binaries.Binaries, archives: Sequence[pathlib.Path]) -> None:
         """Returns when the nodes are ready, with these images. Raises `NotStarted`, with everything put back."""
         sweep()
-        archive = image.pause_image(programs.path("pause"), self.folder / "pause.tar")
+        archive = image.program_image(image.PAUSE, programs.path("pause"), self.folder / "pause.tar")
         keep = [sys.executable, "-m", "tests.cluster.node.keeper", str(self.folder), str(self._count)]
         command = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc", "--kill-child"]
         with open(self.folder / "keeper.log", "ab") as log:
@@ -85,6 +85,13 @@ class RealCluster:
                 yield
             finally:
                 machine.enter_network(f"/proc/self/fd/{before.fileno()}")
+
+    def load(self, archive: pathlib.Path) -> None:
+        """Brings one more image to every node."""
+        for number in range(1, self._count + 1):
+            address = self.folder / flags.node_name(number) / "containerd.sock"
+            command = ["ctr", "--address", str(address), "--namespace", "k8s.io", "images", "import", str(archive)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def stop(self) -> None:
         """Ends everything and puts the machine back to what it was; safe to call twice."""

@@ -1,4 +1,4 @@
-"""Two real nodes for all tests of this folder, with the project's image on them; a namespace for each module."""
+"""Two real nodes for all tests of this folder, with the project's image on them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import binaries, tools
-from tests.cluster.node import image, machine, session
+from tests.cluster.node import image, machine, session, storage
 
 _TIMES = pytest.StashKey[list[str]]()
 
@@ -24,7 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster(pytestconfig: pytest.Config) -> Iterator[session.RealCluster]:
     """Two nodes. Skipped, with the reason, where the machine does not allow them."""
-    said = pytestconfig.stash.setdefault(_TIMES, [])
+    said: list[str] = []
+    pytestconfig.stash[_TIMES] = said
     reason = machine.why_not()
     if reason:
         pytest.skip(reason)
@@ -44,14 +45,18 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[session.RealCluster]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Says how long the nodes took."""
-    if config.stash.get(_TIMES, []):
-        terminalreporter.write_line(f"real nodes: {'; '.join(config.stash[_TIMES])}")
+    if _TIMES in config.stash:
+        times: list[str] = config.stash[_TIMES]
+        terminalreporter.write_line(f"real nodes: {'; '.join(times) or 'none'}")
 
 
 @pytest.fixture(scope="session")
 def kube(cluster: session.RealCluster) -> tools.Tools:
-    """kubectl and helm."""
-    return tools.Tools(binaries.find(os.environ), cluster.kubeconfig, cluster.folder)
+    """kubectl and helm, on a cluster that has volumes for claims."""
+    made = tools.Tools(binaries.find(os.environ), cluster.kubeconfig, cluster.folder)
+    with cluster.entered():
+        made.apply(*storage.volumes(cluster.folder, 4))
+    return made
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,63 @@
+"""The chart on real nodes, as its README says, with one image for all components and little asked for."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from typing import Any
+
+import yaml
+
+from tests.cluster import tools
+from tests.cluster.node import image, layers
+
+CHART = layers.ROOT / "helm" / "penstock"
+SPACE = "penstock"
+VALUES: dict[str, Any] = {
+    "images": {"single": image.PENSTOCK, "pullPolicy": "Never"},
+    "gateway": {"preStopSeconds": 3, "drainSeconds": 30, "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}},
+    "controller": {"resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}},
+    "operator": {"resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}},
+    "redis": {
+        "bundled": {
+            "image": image.PENSTOCK,
+            "command": ["redis-server"],
+            "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}},
+        }
+    },
+}
+COMPONENTS = {"gateway": 2, "controller": 2, "operator": 2, "redis": 1}
+
+
+def install(kube: tools.Tools, folder: pathlib.Path) -> str:
+    """`helm install` into a namespace of its own; what helm prints."""
+    values = folder / "values.yaml"
+    values.write_text(yaml.safe_dump(VALUES))
+    args = ["install", "penstock", str(CHART), "--create-namespace", "--values", str(values)]
+    return kube.helm(*args, "--wait", "--timeout=180s")
+
+
+def example() -> dict[str, Any]:
+    """The ModelDeployment that the documentation shows."""
+    text = (layers.ROOT / "docs" / "kubernetes.md").read_text()
+    match = re.search(r"```yaml\n(apiVersion: penstock.dev/v1alpha1\nkind: ModelDeployment\n.*?)```", text, re.DOTALL)
+    assert match is not None, "docs/kubernetes.md shows no ModelDeployment"
+    document: dict[str, Any] = yaml.safe_load(match[1])
+    return document
+
+
+def gateway_url(kube: tools.Tools) -> str:
+    """Where the gateways' Service is."""
+    service = kube.get("service", "penstock-gateway")
+    return f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
+
+
+def pods(kube: tools.Tools, selector: str) -> list[dict[str, Any]]:
+    """Pods that are not on their way out."""
+    found = kube.get("pods", "-l", selector)
+    return [each for each in found if "deletionTimestamp" not in each["metadata"]]
+
+
+def ready(pod: dict[str, Any]) -> bool:
+    """Whether Kubernetes takes a Pod for ready."""
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions", []))

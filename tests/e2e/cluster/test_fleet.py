@@ -1,0 +1,118 @@
+"""The chart on real nodes: installed, asked, scaled, rolled out under load, drained, removed. The tests are one walk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.cluster import tools
+from tests.cluster.node import session
+from tests.e2e.cluster import installed
+from tests.e2e.cluster.load import Load
+
+WORKERS = "penstock.dev/deployment=tiny"
+
+
+@pytest.fixture(scope="module")
+def fleet(cluster: session.RealCluster, kube: tools.Tools) -> Iterator[tools.Tools]:
+    """kubectl in the namespace of a release."""
+    space = kube.within(installed.SPACE)
+    with cluster.entered():
+        installed.install(space, cluster.folder)
+        yield space
+
+
+def workers(fleet: tools.Tools) -> list[tools.Object]:
+    """The example's worker Pods that are ready."""
+    return [each for each in installed.pods(fleet, WORKERS) if installed.ready(each)]
+
+
+def test_every_component_is_a_ready_pod(fleet: tools.Tools) -> None:
+    """After `helm install --wait` all components run, spread over the nodes, and `helm test` passes."""
+    for component, count in installed.COMPONENTS.items():
+        found = installed.pods(fleet, f"app.kubernetes.io/component={component}")
+        assert [installed.ready(each) for each in found] == [True] * count, component
+        assert len({each["spec"]["nodeName"] for each in found}) == count, component
+    assert "Succeeded" in fleet.helm("test", "penstock")
+
+
+def test_the_example_answers(fleet: tools.Tools) -> None:
+    """The documentation's example becomes ready, and an OpenAI client is answered through the gateways' Service."""
+    fleet.apply(installed.example())
+    fleet.wait("--for=condition=Ready", "md/tiny")
+    client = openai.OpenAI(base_url=f"{installed.gateway_url(fleet)}/v1", api_key="none", max_retries=0)
+    assert [each.id for each in client.models.list()] == ["tiny"]
+    answer = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "Hello"}], max_tokens=12
+    )
+    assert answer.choices[0].message.content
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 12
+
+
+def test_scale_changes_the_number_of_workers(fleet: tools.Tools) -> None:
+    """`kubectl scale` up and down under load: workers come and go, no request fails."""
+    with Load(installed.gateway_url(fleet), "tiny") as load:
+        fleet.kubectl("scale", "md/tiny", "--replicas=3")
+        tools.until("three workers", lambda: len(workers(fleet)) == 3, 120)
+        fleet.kubectl("scale", "md/tiny", "--replicas=2")
+        tools.until("two workers", lambda: len(fleet.get("pods", "-l", WORKERS)) == 2, 120)
+    assert load.problems == []
+    assert len(load.outcomes) > 10
+
+
+def test_gateways_are_replaced_under_load(fleet: tools.Tools) -> None:
+    """A roll-out of the gateways loses no request."""
+    with Load(installed.gateway_url(fleet), "tiny") as load:
+        fleet.kubectl("rollout", "restart", "deployment/penstock-gateway")
+        fleet.kubectl("rollout", "status", "deployment/penstock-gateway", "--timeout=180s", timeout_s=200)
+        gone = "app.kubernetes.io/component=gateway"
+        tools.until("old ones are gone", lambda: len(fleet.get("pods", "-l", gone)) == 2, 120)
+    assert load.problems == []
+
+
+def test_a_drained_node_loses_no_request(fleet: tools.Tools) -> None:
+    """`kubectl drain` under load: everything that was on the node comes up on the other, streams end as they should."""
+    with Load(installed.gateway_url(fleet), "tiny") as load:
+        fleet.kubectl("drain", "node-2", "--ignore-daemonsets", "--delete-emptydir-data", "--force", timeout_s=240)
+        try:
+            tools.until("two workers", lambda: len(workers(fleet)) == 2, 120)
+            assert {each["spec"]["nodeName"] for each in workers(fleet)} == {"node-1"}
+        finally:
+            fleet.kubectl("uncordon", "node-2")
+    assert load.problems == []
+
+
+def test_a_killed_pod_is_replaced(fleet: tools.Tools) -> None:
+    """A worker that is deleted at once comes back under load, and the fleet answers all the while."""
+    victim = workers(fleet)[0]["metadata"]
+    with Load(installed.gateway_url(fleet), "tiny", clients=2) as load:
+        fleet.kubectl("delete", "pod", victim["name"], "--grace-period=0", "--force")
+        tools.until("two workers again", lambda: len(set(uids(fleet)) - {victim["uid"]}) == 2, 120)
+        seen = len(load.outcomes)
+        tools.until("requests go on", lambda: len(load.outcomes) > seen + 4)
+    assert not load.outcomes[-1].problem
+
+
+def uids(fleet: tools.Tools) -> list[str]:
+    """Of the ready workers."""
+    return [each["metadata"]["uid"] for each in workers(fleet)]
+
+
+def test_deletion_takes_the_workers(fleet: tools.Tools) -> None:
+    """A deleted deployment's workers go, and the gateways say that the model is not served."""
+    fleet.kubectl("delete", "md/tiny", "--timeout=120s", timeout_s=150)
+    tools.until("no workers", lambda: fleet.get("pods", "-l", WORKERS) == [], 120)
+    client = openai.OpenAI(base_url=f"{installed.gateway_url(fleet)}/v1", api_key="none", max_retries=0)
+    tools.until("not listed", lambda: [each.id for each in client.models.list()] == [])
+
+
+def test_uninstall_leaves_what_is_the_users(fleet: tools.Tools) -> None:
+    """After `helm uninstall` the definitions, Redis' volume and its password are there, and nothing else runs."""
+    fleet.helm("uninstall", "penstock", "--wait")
+    tools.until("no Pods", lambda: fleet.get("pods", "-l", "app.kubernetes.io/instance=penstock") == [], 120)
+    assert fleet.get("crd", "modeldeployments.penstock.dev")
+    assert [each["metadata"]["name"] for each in fleet.get("pvc")] == ["data-penstock-redis-0"]
+    assert fleet.get("secret", "penstock-redis")
