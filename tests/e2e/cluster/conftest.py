@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -64,3 +64,29 @@ def inside(cluster: session.RealCluster) -> Iterator[None]:
     """Each test runs in the cluster's network: it reaches Pods and Services, and nothing outside."""
     with cluster.entered():
         yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test says what the cluster looked like."""
+    report = yield
+    made = getattr(item, "funcargs", {}).get("kube")
+    held = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and made is not None and held is not None:
+        with held.entered():
+            report.sections.append(("cluster", _state(made)))
+    return report
+
+
+def _state(kube: tools.Tools) -> str:
+    """Pods, what custom resources say, events, and the end of each log."""
+    parts = [
+        kube.run("kubectl", "get", "pods", "-A", "-o", "wide").stdout,
+        kube.run("kubectl", "get", "md", "-A", "-o", "yaml").stdout[-3000:],
+        kube.run("kubectl", "get", "events", "-A", "--sort-by=.lastTimestamp").stdout[-4000:],
+    ]
+    for pod in kube.get("pods", "-A"):
+        name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
+        log = kube.within(space).run("kubectl", "logs", name, "--all-containers", "--tail=12")
+        parts.append(f"--- {space}/{name}\n{log.stdout[-3000:]}{log.stderr[-300:]}")
+    return "\n".join(parts)
