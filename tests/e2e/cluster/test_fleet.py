@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator
 
 import openai
@@ -63,14 +64,45 @@ def test_scale_changes_the_number_of_workers(fleet: tools.Tools) -> None:
     assert len(load.outcomes) > 10
 
 
-def test_gateways_are_replaced_under_load(fleet: tools.Tools) -> None:
-    """A roll-out of the gateways loses no request."""
+def test_a_roll_out_loses_no_request(fleet: tools.Tools) -> None:
+    """A change of the engine replaces all workers under load, and the revision that was is kept."""
+    before = fleet.get("md", "tiny")["status"]["revision"]
+    change = '{"spec": {"engine": {"env": [{"name": "CHANGED", "value": "yes"}]}}}'
     with Load(installed.gateway_url(fleet), "tiny") as load:
-        fleet.kubectl("rollout", "restart", "deployment/penstock-gateway")
-        fleet.kubectl("rollout", "status", "deployment/penstock-gateway", "--timeout=180s", timeout_s=200)
-        gone = "app.kubernetes.io/component=gateway"
-        tools.until("old ones are gone", lambda: len(fleet.get("pods", "-l", gone)) == 2, 120)
+        fleet.kubectl("patch", "md/tiny", "--type=merge", "-p", change)
+        tools.until("rolled out", lambda: rolled_out(fleet) not in ("", before), 180)
+        tools.until("old ones are gone", lambda: len(fleet.get("pods", "-l", WORKERS)) == 2, 120)
     assert load.problems == []
+    kept = fleet.get("controllerrevisions", "-l", WORKERS)
+    assert {each["metadata"]["labels"]["penstock.dev/revision"] for each in kept} >= {before, rolled_out(fleet)}
+
+
+def rolled_out(fleet: tools.Tools) -> str:
+    """The revision that all workers have; empty while a roll-out is under way."""
+    status = fleet.get("md", "tiny")["status"]
+    same = status["revision"] == status["updateRevision"] and status["workers"] == "2/2"
+    return str(status["revision"]) if same else ""
+
+
+def test_an_upgrade_and_its_way_back_lose_no_request(fleet: tools.Tools) -> None:
+    """`helm upgrade` replaces gateways, controllers and operators under load, `helm rollback` does it again."""
+    changed = ",".join(f"{name}.pods.annotations.changed=yes" for name in ("gateway", "controller", "operator"))
+    args = ["--wait", "--timeout=180s"]
+    with Load(installed.gateway_url(fleet), "tiny") as load:
+        fleet.helm("upgrade", "penstock", str(installed.CHART), "--reuse-values", "--set", changed, *args)
+        fleet.helm("rollback", "penstock", "1", *args)
+        tools.until("old ones are gone", lambda: components(fleet) == installed.COMPONENTS, 120)
+    assert load.problems == []
+    assert len(load.outcomes) > 20
+
+
+def components(fleet: tools.Tools) -> dict[str, int]:
+    """How many Pods of each component there are, those on their way out included."""
+    label = "app.kubernetes.io/component"
+    found = fleet.get(
+        "pods", "-l", f"{label},app.kubernetes.io/instance=penstock", "--field-selector=status.phase=Running"
+    )
+    return dict(collections.Counter(each["metadata"]["labels"][label] for each in found))
 
 
 def test_a_drained_node_loses_no_request(fleet: tools.Tools) -> None:
@@ -112,7 +144,7 @@ def test_deletion_takes_the_workers(fleet: tools.Tools) -> None:
 def test_uninstall_leaves_what_is_the_users(fleet: tools.Tools) -> None:
     """After `helm uninstall` the definitions, Redis' volume and its password are there, and nothing else runs."""
     fleet.helm("uninstall", "penstock", "--wait")
-    tools.until("no Pods", lambda: fleet.get("pods", "-l", "app.kubernetes.io/instance=penstock") == [], 120)
+    tools.until("no Pods", lambda: fleet.get("pods", "--field-selector=status.phase=Running") == [], 120)
     assert fleet.get("crd", "modeldeployments.penstock.dev")
     assert [each["metadata"]["name"] for each in fleet.get("pvc")] == ["data-penstock-redis-0"]
     assert fleet.get("secret", "penstock-redis")
