@@ -22,7 +22,6 @@ class Reason(enum.StrEnum):
     NO_ENDPOINT = "no_ready_endpoint"
     UPSTREAM_FAILED = "upstream_failed"
     UPSTREAM_TIMEOUT = "upstream_timeout"
-    DRAINING = "gateway_draining"
 
 
 STATUS: dict[Reason, int] = {
@@ -37,7 +36,6 @@ STATUS: dict[Reason, int] = {
     Reason.NO_ENDPOINT: 503,
     Reason.UPSTREAM_FAILED: 502,
     Reason.UPSTREAM_TIMEOUT: 504,
-    Reason.DRAINING: 503,
     Reason.HEADERS_TOO_LARGE: 431,
 }
 

@@ -26,6 +26,8 @@ _PATHS = {path: path for path in features.HOT_PATHS}
 _REQUEST_LINES = {path: b"POST " + path + b" HTTP/1.1\r\n" for path in features.HOT_PATHS}
 _MAX_PIPELINED = 32
 _LINGER_S = 2.0
+# How long a connection has been idle when a stopping gateway closes it without having said so.
+_LEAVING_IDLE_S = 1.0
 # A connection whose heads differ this often in a row is no longer asked whether they repeat.
 _UNLIKE_HEADS = 4
 _PHRASES = {
@@ -194,10 +196,13 @@ class FrontProtocol(HttpToolsProtocol):
         self._reject(Reason.BAD_REQUEST, msg)
 
     def shutdown(self) -> None:
-        """Called by uvicorn when the server stops: finish what is owed, then close."""
-        self._close_after = True
-        if self.exchange is None and not self._pipelined and not self._busy_reading:
-            super().shutdown()
+        """Called by uvicorn when the server stops: the connection ends with the next answer, which says so, or when idle.
+
+        To close it between two requests would lose the second one, where the client is just sending it.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        self.check_deadlines(self.owner.tick)
 
     # Parser.
 
@@ -275,6 +280,8 @@ class FrontProtocol(HttpToolsProtocol):
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
         super().on_headers_complete()
+        if self.owner.draining:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -348,9 +355,8 @@ class FrontProtocol(HttpToolsProtocol):
         owner = self.owner
         owner.account.requests += 1
         request_id = prepared.request_id or owner.new_request_id()
-        if owner.draining:
-            self._answer_error(Reason.DRAINING, "this gateway is stopping", None, request_id)
-            return
+        if owner.draining and not self._pipelined:
+            self._close_after = True
         if len(owner.active) >= owner.limits.max_inflight:
             self._answer_error(
                 Reason.OVERLOADED, f"{owner.limits.max_inflight} requests are in flight here", None, request_id
@@ -449,7 +455,7 @@ class FrontProtocol(HttpToolsProtocol):
         if self._busy_reading or self._head_bytes:
             if waited_s > self.owner.limits.body_timeout_s:
                 self._reject(Reason.REQUEST_TIMEOUT, f"the request did not arrive within {waited_s:.0f} s")
-        elif waited_s > self.owner.limits.keep_alive_s:
+        elif waited_s >= (_LEAVING_IDLE_S if self.owner.draining else self.owner.limits.keep_alive_s):
             self.transport.close()
 
     def connection_made(self, transport: Any) -> None:

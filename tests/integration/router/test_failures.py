@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
 from tests.support import gateways, scripted_engine
@@ -186,6 +187,32 @@ async def test_first_byte_timeout_is_504(engines: list[scripted_engine.ScriptedE
         answer = await gateway.chat()
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "upstream_timeout"
+
+
+async def test_stopping_gateway_answers_on_open_connections(engines: list[scripted_engine.ScriptedEngine]) -> None:
+    """Who has a connection to a stopping gateway gets one more answer there, which says that the connection closes."""
+    gate = asyncio.Event()
+    engines[0].behaviour = scripted_engine.stream(3, gate=gate)
+
+    async def ask_late() -> httpx.Response:
+        await gateways.until(lambda: draining(gateway))
+        gate.set()
+        return await gateway.chat()
+
+    async with gateways.running(engines[0].url) as gateway:
+        held = asyncio.create_task(gateway.chat(stream=True))
+        await asyncio.wait_for(engines[0].arrived.wait(), 5)
+        engines[0].behaviour = scripted_engine.answer()
+        assert "connection" not in (await gateway.chat()).headers
+        late = asyncio.create_task(ask_late())
+    assert (await late).status_code == 200
+    assert (await late).headers["connection"] == "close"
+    assert "[DONE]" in (await held).text
+
+
+async def draining(gateway: gateways.Running) -> bool:
+    """Whether the gateway says that it is stopping."""
+    return (await gateway.admin.get("/readyz?exclude=endpoints")).status_code == 503
 
 
 async def test_stopping_gateway_finishes_streams(engines: list[scripted_engine.ScriptedEngine]) -> None:
