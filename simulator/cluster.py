@@ -53,6 +53,8 @@ class Cluster:
         self._heap: list[tuple[float, int, Callable[[Any, int], None], Any, int]] = []
         self._order = itertools.count()
         self._ids = itertools.count()
+        # Gateways whose next tick is due.
+        self._ticking: set[str] = set()
         self.on_booked: Callable[[gateways.Gateway], None] = lambda door: None
         # Called where a request is sent to a worker that hangs, and where one has nothing left to do.
         self.on_silence: Callable[[gateways.Gateway, worker.Worker], None] = lambda door, there: None
@@ -83,17 +85,27 @@ class Cluster:
             else:
                 break
             self.events += 1
+            while clock.soon:
+                clock.soon.pop()()
 
     def _arrive(self, request: requests.Request) -> None:
         doors = self.gateways
         door = doors[0] if len(doors) == 1 else doors[self._rng.randrange(len(doors))]
         feature = gateways.Feature(self._models[request.model], request.input_tokens, None)
         call = gateways.Call(request, feature, None, self.clock.now_s)
+        call.on_room = self._go_on
         self.tally.sent(call)
         self.send(door, call)
 
     def send(self, door: gateways.Gateway, call: gateways.Call) -> None:
-        """Routes a request and sends it; what cannot be routed has failed."""
+        """Routes a request and sends it, or holds it; what cannot be routed has failed."""
+        call.attempts += 1
+        call.gateway = door
+        self._go_on(call)
+
+    def _go_on(self, call: gateways.Call) -> None:
+        door = call.gateway
+        assert door is not None
         try:
             chosen = door.route(call)
         except production.NoEndpointError:
@@ -101,6 +113,11 @@ class Cluster:
             return
         except production.UnknownModelError:
             self._refuse(call, "model_not_found")
+            return
+        if chosen is None:
+            if door.name not in self._ticking:
+                self._ticking.add(door.name)
+                self.at(self.clock.now_s + gateways.TICK_S, self._tick, door)
             return
         self.on_booked(door)
         there = self.workers[chosen]
@@ -115,8 +132,19 @@ class Cluster:
         else:
             self.at(there_s, self._unreachable, call)
 
+    def _tick(self, door: gateways.Gateway, _: int) -> None:
+        """A gateway that holds requests looks at them each tick."""
+        self._ticking.discard(door.name)
+        door.core.dispatch()
+        if door.core.holding.waiting and door.name not in self._ticking:
+            self._ticking.add(door.name)
+            self.at(self.clock.now_s + gateways.TICK_S, self._tick, door)
+
     def _refuse(self, call: gateways.Call, why: str) -> None:
         call.error = why
+        door = call.gateway
+        if door is not None:
+            door.core.holding.gone(call, self.clock.now_s * 1_000.0)  # type: ignore[arg-type]
         if call.worker is not None:
             call.worker.calls.pop(call, None)
         self.tally.ended(call)

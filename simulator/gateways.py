@@ -22,10 +22,16 @@ TICK_S = fleet.TICK_S
 class Clock:
     """The virtual time, s; stands in for an event loop where a gateway asks for the time."""
 
-    __slots__ = ("now_s",)
+    __slots__ = ("now_s", "soon")
 
     def __init__(self) -> None:
         self.now_s = 0.0
+        # What was asked to be called once the present event is over.
+        self.soon: list[Callable[[], None]] = []
+
+    def call_soon(self, act: Callable[[], None]) -> None:
+        """As an event loop's."""
+        self.soon.append(act)
 
     def time(self) -> float:
         """As an event loop's."""
@@ -68,9 +74,9 @@ class Call:
     """A request on its way: what a gateway keeps of it (as `exchange.Exchange`), and what became of it."""
 
     __slots__ = (
-        "attempts", "backend", "decoding", "end_s", "error", "features", "first_s", "gateway", "hashes", "job", "paused_s",
-        "pool", "predicted_cached", "prefill", "profile", "prompt_tokens", "queued_ms", "queued_tokens", "request",
-        "request_id", "sent_ms", "sent_s", "session", "tenant", "tried", "worker",
+        "attempts", "backend", "decoding", "end_s", "error", "features", "first_s", "gateway", "hashes", "job", "last_block",
+        "on_room", "paused_s", "pool", "predicted_cached", "prefill", "profile", "prompt_tokens", "queued_ms",
+        "queued_tokens", "request", "request_id", "sent_ms", "sent_s", "session", "tenant", "tried", "worker",
     )  # fmt: skip
 
     def __init__(self, request: requests.Request, feature: Feature, pool: fleet.ModelPool | None, now_s: float) -> None:
@@ -89,9 +95,11 @@ class Call:
         self.prompt_tokens = 0
         self.queued_tokens = 0
         self.queued_ms = 0.0
+        self.last_block = 0
         self.sent_ms = 0.0
         self.prefill: list[typing.Any] | None = None
         # Of the simulation.
+        self.on_room: Callable[[Call], None] = lambda call: None
         self.gateway: Gateway | None = None
         self.worker: typing.Any = None
         self.job: engine_types.Request | None = None
@@ -101,6 +109,10 @@ class Call:
         self.first_s: float | None = None
         self.end_s: float | None = None
         self.error: str | None = None
+
+    def go_on(self) -> None:
+        """The gateway that holds it has room, or thinks so."""
+        self.on_room(self)
 
 
 class _Usage:
@@ -134,6 +146,7 @@ class Gateway:
         cut: requests.Blocks,
         budget_bytes: int,
         profile_of_model: dict[str, profiles.Profile] | None = None,
+        kv_share: float = 1.0,
     ) -> None:
         self.name = name
         self._clock = clock
@@ -141,7 +154,12 @@ class Gateway:
         index = prefix.PrefixIndex(budget_bytes, cut.size_of())
         self.fleet = fleet.Fleet(index, lambda record: typing.cast(upstream.Connections, _NoConnections()))
         self.core = gateway.Gateway(
-            typing.cast(typing.Any, clock), self.fleet, profile, gateway.Limits(), name, kept_decisions=1
+            typing.cast(typing.Any, clock),
+            self.fleet,
+            profile,
+            gateway.Limits(kv_share=kv_share),
+            name,
+            kept_decisions=1,
         )
         self.core.profile_of_model = profile_of_model or {}
 
@@ -156,15 +174,18 @@ class Gateway:
         """The registry has forgotten a worker."""
         self.fleet.remove(worker_id)
 
-    def route(self, call: Call) -> str:
-        """Decides and books; the id of the worker. Raises `gateway.NoEndpointError` and `gateway.UnknownModelError`."""
+    def route(self, call: Call) -> str | None:
+        """Decides and books; the id of the worker, None where the call is held.
+
+        Raises `gateway.NoEndpointError` and `gateway.UnknownModelError`.
+        """
         core = self.core
         core.tick = int(self._clock.now_s / TICK_S)
         if call.pool is None:
             call.pool = self.fleet.pools.get(call.features.model)
-        call.attempts += 1
         call.gateway = self
-        return core.route(typing.cast(typing.Any, call), call.tried).id
+        chosen = core.route(typing.cast(typing.Any, call), call.tried)
+        return None if chosen is None else chosen.id
 
     def first_byte(self, call: Call) -> None:
         """The first bytes of the answer are there."""

@@ -100,6 +100,12 @@ class Gateways(Strict):
     peer_timeout_s: float = Field(
         router.ShareSettings().peer_timeout_s, gt=0.2, description="Silence after which a peer's load is forgotten, s"
     )
+    kv_share: float = Field(
+        router.LimitSettings().kv_share,
+        ge=0,
+        le=2,
+        description="Share of a worker's KV cache that requests in flight may fill; others wait in the gateway (0: never)",
+    )
     index_budget_bytes: int = Field(
         router.IndexSettings().budget_bytes, ge=1 << 16, description="Memory bound of a gateway's index, bytes"
     )

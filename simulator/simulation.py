@@ -46,6 +46,7 @@ def run(
             cut,
             told.gateways.index_budget_bytes,
             by_model,
+            told.gateways.kv_share,
         )
         for number in range(told.gateways.count)
     ]

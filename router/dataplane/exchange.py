@@ -33,7 +33,7 @@ class Exchange(upstream.Listener):
 
     __slots__ = (
         "attempts", "backend", "chunks", "connecting", "connection", "features", "first_byte_ms", "front", "gateway",
-        "hashes", "head", "held", "keep_upstream", "last_tick", "pool", "predicted_cached", "prefill", "prior",
+        "hashes", "head", "held", "keep_upstream", "last_block", "last_tick", "pool", "predicted_cached", "prefill", "prior",
         "profile",
         "prompt_tokens", "queued_ms", "queued_tokens", "received", "remaining", "request", "request_id", "scanner", "sent_ms",
         "session", "started_ms", "started_tick", "state", "tail", "tenant", "tried", "wrote",
@@ -72,6 +72,8 @@ class Exchange(upstream.Listener):
         self.prompt_tokens = 0
         self.queued_tokens = 0
         self.queued_ms = 0.0
+        # Last block of the prefix that the endpoint had of it; 0 for none.
+        self.last_block = 0
         self.sent_ms = 0.0
         self.started_ms = owner.now_ms()
         self.started_tick = self.last_tick = owner.tick
@@ -97,8 +99,12 @@ class Exchange(upstream.Listener):
         self._attempt()
 
     def _attempt(self) -> None:
-        owner = self.gateway
         self.attempts += 1
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Routes and sends, or waits until the gateway calls this again."""
+        owner = self.gateway
         try:
             backend = owner.route(self, self.tried)
         except UnknownModelError:
@@ -109,6 +115,8 @@ class Exchange(upstream.Listener):
                 self._refuse(Reason.UPSTREAM_FAILED, "every endpoint of the model failed before it answered")
             else:
                 self._refuse(Reason.NO_ENDPOINT, "no endpoint of the model is ready")
+            return
+        if backend is None:
             return
         connection = backend.connections.take()
         if connection is None:
@@ -404,6 +412,7 @@ class Exchange(upstream.Listener):
     def _refuse(self, reason: Reason, message: str, param: str | None = None) -> None:
         owner = self.gateway
         owner.active.discard(self)
+        owner.holding.gone(self, owner.now_ms())
         self.state = _DONE
         self.front.refuse(reason, message, param, self.request_id)
         self.front.finished(self)
@@ -413,10 +422,12 @@ class Exchange(upstream.Listener):
         if self.state == _DONE:
             return
         self.state = _DONE
+        owner = self.gateway
         self._end_upstream()
-        self.gateway.release(self)
-        self.gateway.active.discard(self)
-        self.gateway.account.answered(self.features.model, 499)
+        owner.release(self)
+        owner.active.discard(self)
+        owner.holding.gone(self, owner.now_ms())
+        owner.account.answered(self.features.model, 499)
 
     def pause(self) -> None:
         """The client reads too slowly: stop reading from the engine."""

@@ -14,9 +14,9 @@ import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Any, final
 
-from router.dataplane import account, fleet, usage
+from router.dataplane import account, fleet, holding, usage
 from router.index import blocks
-from router.policy import profiles, types
+from router.policy import admission, profiles, types
 
 if TYPE_CHECKING:
     from router.dataplane import exchange
@@ -43,6 +43,9 @@ class Limits:
     upstream_idle_s: float = 30.0
     # Silence of an endpoint with requests in flight after which its health is asked.
     silence_s: float = 2.0
+    # Share of an endpoint's KV cache that requests in flight may fill before others wait (0: none waits), and for how long.
+    kv_share: float = 1.0
+    hold_s: float = 60.0
     retry_after_s: int = 1
 
 
@@ -99,6 +102,8 @@ class Gateway:
         self.account = account.Account()
         self.decisions: deque[Routed] = deque(maxlen=kept_decisions)
         self.active: set[exchange.Exchange] = set()
+        self.holding = holding.Holding()
+        self._dispatching = False
         # Profiles chosen per deployment (by model name); others use `profile`.
         self.profile_of_model: dict[str, profiles.Profile] = {}
         # Models that somebody deployed: without an endpoint they are not there now, and still not unknown.
@@ -124,8 +129,11 @@ class Gateway:
         """The loop's monotonic clock, ms."""
         return self.loop.time() * 1_000.0
 
-    def route(self, ex: exchange.Exchange, tried: int) -> fleet.Backend:
-        """Decides where `ex` goes, other than the endpoints in the bit set `tried`, and books its load there."""
+    def route(self, ex: exchange.Exchange, tried: int) -> fleet.Backend | None:
+        """Decides where `ex` goes, other than the endpoints in the bit set `tried`, and books its load there.
+
+        None where it has to wait: `ex.go_on` is called when it may be tried again.
+        """
         feature = ex.features
         pool = self.fleet.pools.get(feature.model)
         if pool is None:
@@ -156,16 +164,53 @@ class Gateway:
             observed.levels = [(0, observed.bits)]
         observed.now_ms = now_ms
         observed.tick = self.tick
+        share = self.limits.kv_share
+        observed.kv_share = share if share > 0.0 else 1.0
         request = types.Request(prompt_tokens, ex.hashes, ex.session, feature.max_tokens)
         decision = profile.decide(request, observed, pool.state)
         pool.state = decision.state
+        backend = decision.endpoint
+        assert isinstance(backend, fleet.Backend)
+        matched = decision.matched_tokens
+        last_block = _last_matched(observed, backend, ex.hashes) if matched else 0
+        if (
+            profile.holds
+            and share > 0.0
+            and self._holds(ex, observed, backend, prompt_tokens, matched, last_block, now_ms)
+        ):
+            return None
+        ex.last_block = last_block
         self.decisions.append(
             Routed(ex.request_id, feature.model, profile.name, prompt_tokens, ex.attempts, now_ms / 1_000.0, decision)
         )
-        backend = decision.endpoint
-        assert isinstance(backend, fleet.Backend)
-        self._book(ex, backend, prompt_tokens, decision.matched_tokens, now_ms)
+        self._book(ex, backend, prompt_tokens, matched, now_ms)
         return backend
+
+    def _holds(
+        self,
+        ex: exchange.Exchange,
+        observed: types.Observed,
+        backend: fleet.Backend,
+        prompt: int,
+        matched: int,
+        last_block: int,
+        now_ms: float,
+    ) -> bool:
+        """Whether `ex` has to wait: the endpoint that it wants has no room, and it has not waited too long."""
+        shared = matched if last_block in backend.pinned else 0
+        since_ms = self.holding.since_ms(ex)
+        late = since_ms is not None and now_ms - since_ms >= self.limits.hold_s * 1_000.0
+        if late or admission.has_room(observed, backend, prompt - shared):
+            if since_ms is not None:
+                self.holding.gone(ex, now_ms)
+            return False
+        self.holding.add(ex, now_ms, backend.base_ms + backend.prefill_ms(max(1, prompt - matched), matched))
+        return True
+
+    def dispatch(self) -> None:
+        """Lets those go on that were held and have room now."""
+        self._dispatching = False
+        self.holding.dispatch(self.now_ms())
 
     def _without(self, pool: fleet.ModelPool, tried: int) -> types.Observed:
         left = [endpoint for endpoint in pool.observed.endpoints if not endpoint.bit & tried]
@@ -194,6 +239,7 @@ class Gateway:
         backend.waiting += 1
         backend.running += 1
         backend.kv_tokens += prompt
+        backend.hold(prompt, cached, ex.last_block)
         backend.placed(prompt, uncached, prefill_ms)
         backend.active.add(ex)
         hashes = ex.hashes
@@ -231,8 +277,13 @@ class Gateway:
             self._unqueue(ex, backend)
         backend.running -= 1
         backend.kv_tokens -= ex.prompt_tokens
+        backend.let_go(ex.prompt_tokens, ex.predicted_cached, ex.last_block)
         backend.active.discard(ex)
         self.fleet.touch(backend)
+        if self.holding.waiting and not self._dispatching:
+            # Not at once: the caller is in the middle of something.
+            self._dispatching = True
+            self.loop.call_soon(self.dispatch)
 
     def _settle(self, now_ms: float) -> None:
         """Ends the predicted prefills whose time has come."""
@@ -288,6 +339,9 @@ class Gateway:
     def on_tick(self) -> list[fleet.Backend]:
         """Ends what has run out of time; returns the endpoints that have been silent for too long. Every TICK_S."""
         self.tick += 1
+        if self.holding.waiting:
+            # Room may have come with an endpoint, or with what other gateways say.
+            self.dispatch()
         for ex in list(self.active):
             ex.check_deadlines(self.tick)
         idle_ticks = int(self.limits.upstream_idle_s / TICK_S)
@@ -299,3 +353,11 @@ class Gateway:
             if backend.active and self.tick - backend.last_byte_tick > silence_ticks:
                 silent.append(backend)
         return silent
+
+
+def _last_matched(observed: types.Observed, backend: fleet.Backend, hashes: list[int]) -> int:
+    """The last block of the prompt that the endpoint has cached; 0 for none."""
+    for depth, bits in observed.levels:
+        if bits & backend.bit:
+            return hashes[depth - 1] if depth else 0
+    return 0

@@ -36,6 +36,8 @@ class Profile:
     decide: types.Policy
     uses_prefix: bool
     summary: str
+    # Whether requests wait at the gateway while the chosen endpoint has no room (`router.policy.admission`).
+    holds: bool = False
 
 
 def default(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
@@ -146,7 +148,7 @@ def session_affinity(request: types.Request, observed: types.Observed, state: in
 
 
 PROFILES: tuple[Profile, ...] = (
-    Profile(DEFAULT, default, True, "lowest predicted cost of a placement"),
+    Profile(DEFAULT, default, True, "lowest predicted cost of a placement", holds=True),
     Profile("least-request", least_request, False, "fewest requests in flight"),
     Profile("power-of-two", power_of_two, False, "fewer requests of two drawn"),
     Profile("prefix-cache", prefix_cache, True, "longest prefix unless overloaded"),

@@ -7,7 +7,7 @@ each is worth on traces are in docs/routing.md.
 
 from __future__ import annotations
 
-from router.policy import types
+from router.policy import admission, types
 
 # What one ms more between tokens is worth, in ms of time to first token: the ratio of their usual targets (500 ms to 50 ms,
 # 2 s to 50 ms; the middle of 10 and 40).
@@ -37,10 +37,9 @@ def _memory_ms(request: types.Request, observed: types.Observed, endpoint: types
 
     Each running sequence has on average half of its answer, and one ends every answer's length in steps over their number.
     """
-    running = endpoint.running + endpoint.peer_running
     answer = observed.output_tokens
-    used = endpoint.kv_tokens + endpoint.peer_kv_tokens + 0.5 * answer * running
-    lacking = used + request.prompt_tokens + answer - endpoint.capacity_tokens
+    used = admission.used_tokens(observed, endpoint)
+    lacking = used + request.prompt_tokens + answer - observed.kv_share * endpoint.capacity_tokens
     if lacking <= 0.0 or used <= 0.0:
         return 0.0
     return lacking / used * answer * (endpoint.step_base_ms + _decode_ms(endpoint))

@@ -134,6 +134,7 @@ class _Routes:
                 "policy": owner.profile.name,
                 "requests_total": owner.account.requests,
                 "inflight": len(owner.active),
+                "held": len(owner.holding),
                 "index_blocks": owner.fleet.index.entries,
                 "index_bytes": owner.fleet.index.bytes,
                 "endpoints": len(owner.fleet.backends),

@@ -168,6 +168,13 @@ class Ticker:
             self._health.set(degraded.ENDPOINTS_EJECTED, f"failed and not answering probes: {named}")
         else:
             self._health.clear(degraded.ENDPOINTS_EJECTED)
+        held = len(owner.holding)
+        if held:
+            self._health.set(
+                degraded.SATURATED, f"{held} requests wait: the KV caches of the endpoints that they want are full"
+            )
+        else:
+            self._health.clear(degraded.SATURATED)
         if any(pool.bits for pool in owner.fleet.pools.values()):
             self._health.clear(degraded.NO_ENDPOINT)
         else:

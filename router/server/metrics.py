@@ -50,6 +50,8 @@ class GatewayCollector(Collector):
         for name, text, value in (
             ("requests", "Requests on the hot paths", book.requests),
             ("cut_streams", "Answers that had begun and could not be finished", book.cut_streams),
+            ("holds", "Requests that have waited for room in an endpoint's KV cache", self._gateway.holding.total),
+            ("hold_seconds", "Time that these waited", self._gateway.holding.held_s),
             ("ejections", "Endpoints taken out of routing after a failure", book.ejections),
             ("readmissions", "Endpoints taken back after a successful probe", book.readmissions),
             ("index_evictions", "Blocks dropped from the prefix index to stay within its bounds",
@@ -110,6 +112,7 @@ class GatewayCollector(Collector):
         index = owner.fleet.index
         for name, text, value in (
             ("inflight", "Requests in flight", len(owner.active)),
+            ("held", "Of these, requests that wait for room in an endpoint's KV cache", len(owner.holding)),
             ("index_blocks", "Entries of the prefix index", index.entries),
             ("index_bytes", "Estimated memory of the prefix index", index.bytes),
         ):

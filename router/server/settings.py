@@ -32,6 +32,13 @@ class LimitSettings(base.Settings):
         2.0, gt=0, description="Silence of an engine with requests in flight after which its health is asked, s"
     )
     retry_after_s: int = Field(1, ge=1, description="Retry-After of an overloaded answer, s")
+    kv_share: float = Field(
+        1.0,
+        ge=0,
+        le=2,
+        description="Share of an endpoint's KV cache that requests in flight may fill; others wait in the gateway (0: never)",
+    )
+    hold_s: float = Field(60.0, ge=0, description="Longest such wait; then the request is sent all the same, s")
     drain_s: float = Field(30.0, ge=0, description="Time for streams to end when the gateway stops, s")
 
 

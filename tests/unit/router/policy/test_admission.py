@@ -1,0 +1,70 @@
+"""Who may go to an endpoint, and who goes first."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.api.types import EngineSpeed
+from router.policy import admission, types
+from tests.support import policies
+
+
+def endpoint(capacity: float, running: int = 0, held_tokens: int = 0) -> types.Endpoint:
+    """An endpoint with requests of this gateway in flight."""
+    made = types.Endpoint("w", 0, EngineSpeed(base_ms=10.0, ms_per_token=0.02))
+    made.capacity_tokens = capacity
+    made.running, made.held_tokens = running, held_tokens
+    return made
+
+
+@pytest.mark.parametrize(
+    ("capacity", "running", "held", "share", "room"),
+    [
+        (1_000, 2, 800, 1.0, True),
+        # 801 + 2 x 50 + 100 are more than 1,000.
+        (1_000, 2, 801, 1.0, False),
+        (1_000, 2, 800, 0.9, False),
+        (1_000, 2, 801, 1.1, True),
+        # Who has nothing in flight takes anything: else a long prompt would wait for ever.
+        (50, 0, 0, 1.0, True),
+        (float("inf"), 9, 10**9, 1.0, True),
+    ],
+)
+def test_room(capacity: float, running: int, held: int, share: float, room: bool) -> None:
+    """A request fits while what is in flight, half of its answers and its own new tokens are within the share."""
+    seen = policies.observed([endpoint(capacity, running, held)])
+    seen.output_tokens, seen.kv_share = 100.0, share
+    assert admission.has_room(seen, seen.endpoints[0], 100) is room
+
+
+def test_what_peers_hold_counts() -> None:
+    """The room that another gateway's requests take is taken."""
+    full = endpoint(1_000)
+    full.peer_running, full.peer_held_tokens = 1, 900
+    seen = policies.observed([full])
+    seen.output_tokens, seen.kv_share = 100.0, 1.0
+    assert admission.has_room(seen, full, 50)
+    assert not admission.has_room(seen, full, 51)
+
+
+def test_short_prefills_go_first_and_whoever_waits_long_before_anybody() -> None:
+    """Of two that came together the shorter is first; ten times the wait makes up for ten times the prefill."""
+    assert admission.response_ratio(100, 20) > admission.response_ratio(100, 200)
+    assert admission.response_ratio(1_000, 200) == admission.response_ratio(100, 20)
+    assert admission.response_ratio(0, 0) == 1.0
+
+
+def test_a_shared_prefix_is_held_once() -> None:
+    """A prefix that several requests found counts once, until the last of them has gone."""
+    shared = endpoint(10_000)
+    shared.hold(1_000, 800, 77)
+    shared.hold(900, 800, 77)
+    shared.hold(500, 0, 0)
+    shared.hold(400, 300, 88)
+    assert shared.held_tokens == 1_000 + 100 + 500 + 400
+    shared.let_go(1_000, 800, 77)
+    assert shared.held_tokens == 900 + 500 + 400
+    shared.let_go(900, 800, 77)
+    shared.let_go(500, 0, 0)
+    shared.let_go(400, 300, 88)
+    assert (shared.held_tokens, shared.pinned) == (0, {})
