@@ -76,6 +76,11 @@ class Control(control_pb2_grpc.ControlServicer):
         )
         for component, (reason, since_s) in sorted(self._loop.degraded.reasons.items()):
             fleet.degraded.append(control_pb2.Degraded(component=component, reason=reason, since_s=since_s))
+        if not reachable and "redis" not in self._loop.degraded.reasons:
+            # Noticed here first: the loop's own look may still wait for its answer.
+            reason = "Redis does not answer; what is shown is what was last known"
+            since_s = self._loop.degraded.clock.now_s()
+            fleet.degraded.append(control_pb2.Degraded(component="redis", reason=reason, since_s=since_s))
         return fleet
 
     def _worker(self, record: types.WorkerRecord, left_s: float | None) -> control_pb2.Worker:

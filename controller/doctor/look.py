@@ -70,12 +70,14 @@ class Looker:
         own = f"/apis/{base.API_VERSION}"
         version = await self._version()
         (
-            definitions, nodes, profiles, models, classes, autoscalers, deployments, stateful, pods, claims, leases, secrets,
+            definitions, nodes, profiles, models, workers, classes, autoscalers,
+            deployments, stateful, pods, claims, leases, secrets,
         ) = await asyncio.gather(
             self._list(DEFINITIONS),
             self._list("/api/v1/nodes"),
             self._list(f"{own}/acceleratorprofiles"),
             self._list(f"{own}/modeldeployments"),
+            self._list("/api/v1/pods", "penstock.dev/deployment"),
             self._list("/apis/storage.k8s.io/v1/storageclasses"),
             self._list(f"/apis/autoscaling/v2{inside}/horizontalpodautoscalers", LABEL),
             self._list(f"/apis/apps/v1{inside}/deployments", LABEL),
@@ -99,6 +101,7 @@ class Looker:
             nodes=nodes,
             profiles=profiles,
             models=models,
+            workers=workers,
             storage_classes=classes,
             metrics_api=await self._metrics(),
             autoscalers=autoscalers,
@@ -180,7 +183,7 @@ class Looker:
         return dataclasses.replace(right, allowed=bool(answer["status"]["allowed"]))
 
     async def _gateways(self, pods: Sequence[Object]) -> list[sight.Gateway]:
-        names = [sight.name(each) for each in pods if sight.component(each) == "gateway" and _running(each)]
+        names = [sight.name(each) for each in pods if sight.component(each) == "gateway" and _ready(each)]
         return list(await asyncio.gather(*(self._gateway(each) for each in names)))
 
     async def _gateway(self, pod: str) -> sight.Gateway:
@@ -190,8 +193,9 @@ class Looker:
         return sight.Gateway(pod, status == 200, tuple(found.get("degraded", ())))
 
 
-def _running(pod: Object) -> bool:
-    return pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+def _ready(pod: Object) -> bool:
+    conditions = {each["type"]: each["status"] for each in pod.get("status", {}).get("conditions", ())}
+    return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
 
 
 def _definition(resource: type[base.Resource]) -> Object:

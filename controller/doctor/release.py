@@ -9,9 +9,11 @@ from controller.doctor.sight import Finding, Level, Object, Sight, component, na
 
 # Containers that wait for one of these wait for somebody to mend it.
 _BLOCKED = frozenset({
-    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CrashLoopBackOff", "CreateContainerConfigError",
-    "CreateContainerError", "RunContainerError",
+    "ErrImagePull", "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName", "CrashLoopBackOff",
+    "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
 })  # fmt: skip
+# Of a long list, as many are told.
+_SHOWN = 5
 _NEEDED = ("gateway", "controller", "operator")
 
 
@@ -21,10 +23,12 @@ def rights(sight: Sight) -> Iterator[Finding]:
         return
     denied = [each for each in sight.rights if each.allowed is False]
     unknown = [each for each in sight.rights if each.allowed is None]
-    for each in denied:
-        where = f" in {each.namespace}" if each.namespace else ""
-        mend = "helm upgrade ... --set serviceAccounts.create=true"
-        yield Finding("rights", Level.ERROR, f"the operator may not {each.shown}{where}", mend)
+    for place in sorted({each.namespace for each in denied}):
+        shown = [each.shown for each in denied if each.namespace == place]
+        more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        message = f"the operator may not {', '.join(shown[:_SHOWN])}{more}" + (f" in {place}" if place else "")
+        mend = "helm upgrade RELEASE helm/penstock --reset-then-reuse-values (makes its roles and bindings anew)"
+        yield Finding("rights", Level.ERROR, message, mend)
     if unknown:
         message = "what the operator may do cannot be seen"
         yield Finding("rights", Level.UNKNOWN, message, "kubectl auth can-i create subjectaccessreviews")
@@ -52,11 +56,12 @@ def workloads(sight: Sight) -> Iterator[Finding]:
     for each in sight.workloads:
         wanted, ready = each["spec"].get("replicas", 1), each.get("status", {}).get("readyReplicas", 0)
         shown = f"{component(each)}: {ready} of {wanted} ready"
-        if ready >= wanted:
+        reasons = sorted({reason for pod in _pods(sight, component(each)) if (reason := problem(pod))})
+        # A roll-out that does not get on leaves the old Pods ready: as many as are wanted, and one that is not.
+        if ready >= wanted and not reasons:
             yield Finding("release", Level.OK, shown)
             continue
-        reasons = sorted({reason for pod in _pods(sight, component(each)) if (reason := problem(pod))})
-        level = Level.ERROR if ready == 0 else Level.WARNING
+        level = Level.ERROR if ready == 0 < wanted else Level.WARNING
         selector = f"app.kubernetes.io/component={component(each)}"
         mend = f"kubectl -n {sight.namespace} describe pods -l {selector}"
         yield Finding("release", level, f"{shown}: {'; '.join(reasons) or 'no Pod says why'}", mend)
@@ -73,9 +78,14 @@ def problem(pod: Object) -> str:
         if each["type"] == "PodScheduled" and each["status"] == "False":
             return f"{each.get('reason', 'Unschedulable')}: {each.get('message', '')}".rstrip(": ")
     for each in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        waiting = each.get("state", {}).get("waiting", {})
+        state = each.get("state", {})
+        waiting, ended = (
+            state.get("waiting", {}),
+            state.get("terminated") or each.get("lastState", {}).get("terminated", {}),
+        )
+        if state.get("terminated") and ended.get("exitCode"):
+            return f"ended with exit status {ended['exitCode']}: {ended.get('reason', '')}".rstrip(": ")
         if waiting.get("reason") in _BLOCKED:
-            ended = each.get("lastState", {}).get("terminated", {})
             code = f", exit status {ended['exitCode']}" if "exitCode" in ended else ""
             return f"{waiting['reason']}{code}: {waiting.get('message', '')}".rstrip(": ")
     return ""
@@ -146,14 +156,16 @@ def _secrets(sight: Sight) -> dict[str, str]:
 def gateways(sight: Sight) -> Iterator[Finding]:
     """Gateways answer, and are not degraded."""
     for each in sight.gateways:
-        others = [line for line in each.degraded if "registry-lost" not in line]
+        # Without Redis nothing is shared either; `redis` has told of it.
+        lost = any("registry-lost" in line for line in each.degraded)
+        others = [line for line in each.degraded if not (lost and ("registry-lost" in line or "sharing-lost" in line))]
         if not each.reached:
             message = f"{each.pod} was not reached through the API server: nothing is known of its view"
             yield Finding("gateways", Level.UNKNOWN, message, "kubectl auth can-i get pods/proxy")
         elif others:
             mend = "penstock status; docs/routing.md says what each mode means"
             yield Finding("gateways", Level.WARNING, f"{each.pod} is degraded: {'; '.join(others)}", mend)
-        else:
+        elif not lost:
             yield Finding("gateways", Level.OK, f"{each.pod} answers")
 
 
@@ -174,5 +186,10 @@ def models(sight: Sight) -> Iterator[Finding]:
             yield Finding("models", Level.OK, f"{shown}: {ready['message']}")
         else:
             yield Finding("models", Level.WARNING, f"{shown}: {ready['reason']}: {ready['message']}", mend)
+    for each in sight.workers or ():
+        if reason := problem(each):
+            namespace = each["metadata"]["namespace"]
+            mend = f"kubectl -n {namespace} describe pod {name(each)}"
+            yield Finding("models", Level.WARNING, f"worker {namespace}/{name(each)}: {reason}", mend)
     if not sight.models:
         yield Finding("models", Level.OK, "no model is asked for yet", "kubectl apply -f MODELDEPLOYMENT.yaml")

@@ -70,6 +70,8 @@ class Sight:
     nodes: Sequence[Object] | None = None
     profiles: Sequence[Object] | None = None
     models: Sequence[Object] | None = None
+    # Pods of models, in every namespace.
+    workers: Sequence[Object] | None = None
     storage_classes: Sequence[Object] | None = None
     metrics_api: bool | None = None
     autoscalers: Sequence[Object] | None = None

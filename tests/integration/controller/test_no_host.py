@@ -23,8 +23,9 @@ KEYS = wire.Keys("models")
 class Bench:
     """A controller, and the hands of an operator in Redis."""
 
-    def __init__(self, url: str, address: str) -> None:
-        self.link = redis.RedisLink(url, clocks.SystemClock(), name="hands")
+    def __init__(self, server: embedded_redis.EmbeddedRedis, address: str) -> None:
+        self.server = server
+        self.link = redis.RedisLink(server.url, clocks.SystemClock(), name="hands")
         self.registry = registry.RedisRegistry(self.link.client, KEYS)
         self.address = address
 
@@ -51,7 +52,7 @@ async def bench(tmp_path: pathlib.Path) -> AsyncIterator[Bench]:
     config = settings.ControllerSettings(redis_url=server.url, namespace="models", host="none", tick_s=0.05)
     life, grpc_server = main.build(config)
     await life.start()
-    made = Bench(server.url, grpc_server.address)
+    made = Bench(server, grpc_server.address)
     await made.link.start()
     deployment = types.ModelDeployment(name="tiny", model="tiny", pools=(types.Pool(replicas=3),))
     await made.link.client.hset(KEYS.deployments, "tiny", deployment.model_dump_json())
@@ -84,6 +85,15 @@ async def test_a_deployment_that_is_gone_stays_gone(bench: Bench) -> None:
         while (await bench.call("GetFleet", control_pb2.GetFleetRequest())).deployments:
             await asyncio.sleep(0.02)
     assert await bench.link.client.hlen(KEYS.deployments) == 0
+
+
+async def test_without_redis_the_first_answer_says_so(bench: Bench) -> None:
+    """A fleet that is told from memory is never told as healthy, also before the loop has noticed."""
+    await bench.fleet()
+    await bench.server.stop()
+    got = await bench.call("GetFleet", control_pb2.GetFleetRequest())
+    assert [each.component for each in got.degraded] == ["redis"]
+    assert [worker.id for worker in got.workers] == ["tiny-0"]
 
 
 @pytest.mark.parametrize(

@@ -136,11 +136,15 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ({"definitions": {"x": definition("x", "old")}}, "warning", "x is of another version", "--force-conflicts"),
         (
             {"rights": (Right("delete", "", "pods", "", False),)},
-            "error", "the operator may not delete pods", "serviceAccounts.create=true",
+            "error", "the operator may not delete pods", "helm upgrade RELEASE",
         ),
         (
             {"rights": (Right("update", "coordination.k8s.io", "leases", "penstock", False),)},
-            "error", "may not update leases.coordination.k8s.io in penstock", "serviceAccounts",
+            "error", "may not update leases.coordination.k8s.io in penstock", "helm upgrade RELEASE",
+        ),
+        (
+            {"rights": tuple(Right("list", "", f"r{number}", "", False) for number in range(9))},
+            "error", "list r0, list r1, list r2, list r3, list r4, and 4 more", "helm upgrade RELEASE",
         ),
         ({"nodes": [node(), node("n1", "False")]}, "warning", "not ready or cordoned: n1", "describe nodes"),
         ({"nodes": []}, "error", "no node takes Pods", "get nodes"),
@@ -186,6 +190,14 @@ GPU = {"accelerators": [{"profile": "h100"}]}
             },
             "error", "Unschedulable: 0/1 nodes", "describe pods",
         ),
+        (
+            {"pods": [pod("gateway", containerStatuses=waiting("CrashLoopBackOff", "", terminated={"exitCode": 2}))]},
+            "warning", "gateway: 2 of 2 ready: CrashLoopBackOff, exit status 2", "describe pods",
+        ),
+        (
+            {"pods": [pod("gateway", containerStatuses=[{"state": {"terminated": {"exitCode": 2, "reason": "Error"}}}])]},
+            "warning", "gateway: 2 of 2 ready: ended with exit status 2: Error", "describe pods",
+        ),
         ({"leases": []}, "error", "no operator has ever led", "logs"),
         ({"leases": [lease("")]}, "error", "no operator leads", "logs"),
         ({"leases": [lease(age_s=60)]}, "error", "operator-a led, and has been silent for 60 s", "logs"),
@@ -195,7 +207,7 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ),
         ({"secrets": frozenset()}, "error", "Secret penstock-redis is not there", "create secret generic penstock-redis"),
         (
-            {"gateways": (Gateway("gw-a", True, ("registry-lost: Redis does not answer",)),)},
+            {"gateways": (Gateway("gw-a", True, ("registry-lost: Redis does not answer", "sharing-lost: too")),)},
             "error", "gw-a does not reach Redis", "get pods,pvc",
         ),
         (
@@ -206,6 +218,13 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ({"models": [model("False")]}, "warning", "models/m: WorkersBlocked: 0 of 2 ready: no GPU", "describe md m"),
         ({"models": [model(None)]}, "warning", "models/m: no operator has looked at it", "describe md m"),
         ({"models": [model(generation=2)]}, "warning", "models/m: no operator has looked at it", "describe md m"),
+        (
+            {"workers": [
+                pod("", containerStatuses=waiting("ErrImageNeverPull", "not present"))
+                | {"metadata": {"name": "m-2", "namespace": "models"}}
+            ]},
+            "warning", "worker models/m-2: ErrImageNeverPull: not present", "-n models describe pod m-2",
+        ),
         (
             {"metrics_api": False, "autoscalers": [{"metadata": {"name": "penstock-gateway"}}]},
             "error", "metrics API is not there: penstock-gateway cannot scale", "metrics-server",
