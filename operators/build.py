@@ -70,7 +70,9 @@ def pod_spec(
         "restartPolicy": "OnFailure",
         "terminationGracePeriodSeconds": drain_s + _GRACE_S,
         "automountServiceAccountToken": False,
-        **parts,
+        # Or each Service of the namespace would be told in a dozen variables.
+        "enableServiceLinks": False,
+        **_with_redis_ca(parts, host),
         **placement(spec.placement, pods.selector(deployment.metadata.name, role.name), profile),
     }
 
@@ -154,6 +156,19 @@ def _real(
         "volumes": [*files.volumes, shared],
         "securityContext": {"fsGroup": _AGENT_USER},
     }
+
+
+def _with_redis_ca(parts: Object, host: pods.WorkerHost) -> Object:
+    """The CA's file for the container that speaks to Redis."""
+    if not host.redis_ca_secret:
+        return parts
+    mount = {"name": "redis-ca", "mountPath": pods.REDIS_CA_FOLDER, "readOnly": True}
+    volume = {"name": "redis-ca", "secret": {"secretName": host.redis_ca_secret}}
+    containers = [
+        {**each, "volumeMounts": [*each.get("volumeMounts", ()), mount]} if each["name"] != "engine" else each
+        for each in parts["containers"]
+    ]
+    return {**parts, "containers": containers, "volumes": [*parts.get("volumes", ()), volume]}
 
 
 def image_of(deployment: modeldeployment.ModelDeployment, host: pods.WorkerHost) -> str:

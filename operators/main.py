@@ -226,7 +226,13 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
         looking,
         known,
         clock,
-        pods.WorkerHost(settings.worker_image, settings.redis_secret, settings.redis_key, settings.vllm_image),
+        pods.WorkerHost(
+            settings.worker_image,
+            settings.redis_secret,
+            settings.redis_key,
+            settings.vllm_image,
+            settings.redis_ca_secret or "",
+        ),
         done=lambda command: counted.commands.labels(command).inc(),
         published=published.InRedis(link.client),
     )

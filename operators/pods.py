@@ -18,6 +18,7 @@ ROLE_LABEL = "penstock.dev/role"
 REVISION_LABEL = "penstock.dev/revision"
 ACCELERATOR_LABEL = "penstock.dev/accelerator"
 DRAIN_ANNOTATION = "penstock.dev/drain-since"
+REDIS_CA_FOLDER = "/etc/penstock-redis-ca"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,8 @@ class WorkerHost:
     redis_secret: str
     redis_key: str = "url"
     vllm_image: str = ""
+    # Secret with the CA of Redis, which the URL names as a file of REDIS_CA_FOLDER; empty for none.
+    redis_ca_secret: str = ""
 
 
 UnsupportedError = sources.UnsupportedError

@@ -41,6 +41,9 @@ class OperatorSettings(base.Settings):
         description="Secret with the Redis URL for workers; it has to be in each namespace with workers",
     )
     redis_key: str = Field("url", min_length=1, max_length=253, description="Key of the URL in that Secret")
+    redis_ca_secret: values.DnsName | None = Field(
+        None, description="Secret with `ca.crt`, mounted into workers at /etc/penstock-redis-ca for `?ssl_ca_certs=`"
+    )
     worker_image: str = Field(min_length=1, description="Image of simulated workers, of agents and of downloads")
     vllm_image: str = Field(
         "vllm/vllm-openai:v0.32.0", min_length=1, description="Image of vLLM where a deployment names none"

@@ -42,8 +42,8 @@ SETTINGS = {
     "operator": (
         "operators.settings",
         "OperatorSettings",
-        {"id", "redis_url", "redis_secret", "redis_key", "worker_image", "kubeconfig", "metrics_host", "metrics_port",
-         "metrics_address_file", "lease.name", "lease.namespace"},
+        {"id", "redis_url", "redis_secret", "redis_key", "redis_ca_secret", "worker_image", "kubeconfig", "metrics_host",
+         "metrics_port", "metrics_address_file", "lease.name", "lease.namespace"},
     ),
 }  # fmt: skip
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pathlib
+import shutil
+
+import yaml
+
 from tests.cluster import fakes, tools
 from tests.support import charts
 
@@ -43,3 +48,18 @@ def install(kube: tools.Tools, release: str, *more: str, verb: str = "install", 
     """`helm install --wait` or `helm upgrade --wait`."""
     command = [verb, release, chart, "--wait", "--timeout", "120s", "--set", f"redis.bundled.storage.className={CLASS}"]
     return kube.helm(*command, *more)
+
+
+def older(tmp_path: pathlib.Path) -> pathlib.Path:
+    """The chart as a version before this one: its number, one definition and one object less."""
+    chart = tmp_path / "penstock"
+    shutil.copytree(charts.CHART, chart)
+    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+    (chart / "Chart.yaml").write_text(yaml.safe_dump(about | {"version": "0.0.9", "appVersion": "0.0.9"}))
+    (chart / "templates" / "networkpolicies.yaml").unlink()
+    path = chart / "crds" / "modeldeployments.penstock.dev.yaml"
+    definition = yaml.safe_load(path.read_text())
+    properties = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    del properties["placement"]
+    path.write_text(yaml.safe_dump(definition))
+    return chart

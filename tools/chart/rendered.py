@@ -31,7 +31,8 @@ def helm() -> str | None:
 def digest() -> str:
     """Changes with everything that the rendering is made of."""
     state = hashlib.sha256()
-    for path in sorted([VALUES, *(each for each in CHART.rglob("*") if each.is_file())]):
+    parts = [each for each in CHART.rglob("*") if each.is_file() and each.name != "NOTES.txt"]
+    for path in sorted([VALUES, *parts]):
         state.update(path.as_posix().encode() + b"\0" + path.read_bytes())
     return state.hexdigest()[:16]
 

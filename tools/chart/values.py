@@ -192,6 +192,9 @@ class Redis(Values):
         "",
         description="Secret with key `url`, needed for mode external; for `bundled` also `auth.conf`: `requirepass PASSWORD`",
     )
+    caSecret: Name = Field(
+        "", description="Secret with key `ca.crt`, for a URL with `?ssl_ca_certs=/etc/penstock-redis-ca/ca.crt`"
+    )
     bundled: BundledRedis = Field(BundledRedis(), description="For mode `bundled`")
 
 

@@ -106,3 +106,17 @@ securityContext:
 {{ .root.Values.serviceAccounts.existing }}
 {{- end -}}
 {{- end -}}
+
+{{/* The CA of an external Redis, where there is one of its own. */}}
+{{- define "penstock.redisCaMount" -}}
+{{- if .Values.redis.caSecret -}}
+- {name: redis-ca, mountPath: /etc/penstock-redis-ca, readOnly: true}
+{{- end -}}
+{{- end -}}
+
+{{- define "penstock.redisCaVolume" -}}
+{{- with .Values.redis.caSecret -}}
+- name: redis-ca
+  secret: {secretName: {{ . }}}
+{{- end -}}
+{{- end -}}

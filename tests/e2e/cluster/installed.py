@@ -29,11 +29,14 @@ VALUES: dict[str, Any] = {
 COMPONENTS = {"gateway": 2, "controller": 2, "operator": 2, "redis": 1}
 
 
-def install(kube: tools.Tools, folder: pathlib.Path) -> str:
-    """`helm install` into a namespace of its own; what helm prints."""
+def install(
+    kube: tools.Tools, folder: pathlib.Path, *more: str, verb: str = "install", chart: pathlib.Path = CHART
+) -> str:
+    """`helm install` (or upgrade) into a namespace of its own; what helm prints."""
     values = folder / "values.yaml"
     values.write_text(yaml.safe_dump(VALUES))
-    args = ["install", "penstock", str(CHART), "--create-namespace", "--values", str(values)]
+    args = [verb, "penstock", str(chart), "--values", str(values), *more]
+    args += ["--create-namespace"] if verb == "install" else []
     return kube.helm(*args, "--wait", "--timeout=180s")
 
 

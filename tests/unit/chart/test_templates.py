@@ -13,7 +13,7 @@ import yaml
 from cryptography import x509
 
 from controller import settings as controller_settings
-from operators import rights
+from operators import pods, rights
 from operators import settings as operator_settings
 from penstock.api import crds
 from penstock.runtime import settings
@@ -219,6 +219,18 @@ def test_an_external_redis_brings_no_server() -> None:
     env = charts.one(objects, "Deployment", "gateway")["spec"]["template"]["spec"]["containers"][0]["env"]
     source = next(each for each in env if each["name"] == "PENSTOCK_GATEWAY_REDIS_URL")["valueFrom"]["secretKeyRef"]
     assert source == {"name": "mine", "key": "url"}
+
+
+def test_the_ca_of_redis_reaches_everybody_who_speaks_to_it() -> None:
+    """Gateways, controllers and operators mount it where the URL names it, and operators pass it on to workers."""
+    objects = charts.template("redis.mode=external", "redis.existingSecret=mine", "redis.caSecret=ca")
+    for component in ("gateway", "controller", "operator"):
+        spec = charts.one(objects, "Deployment", component)["spec"]["template"]["spec"]
+        mounts = {each["name"]: each["mountPath"] for each in spec["containers"][0]["volumeMounts"]}
+        assert mounts["redis-ca"] == pods.REDIS_CA_FOLDER
+        assert {"name": "redis-ca", "secret": {"secretName": "ca"}} in spec["volumes"]
+        if component == "operator":
+            assert {"name": "PENSTOCK_OPERATOR_REDIS_CA_SECRET", "value": "ca"} in spec["containers"][0]["env"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -74,6 +75,7 @@ def test_placement_reaches_the_pod() -> None:
         "restartPolicy",
         "terminationGracePeriodSeconds",
         "automountServiceAccountToken",
+        "enableServiceLinks",
         "containers",
     }
 
@@ -142,3 +144,13 @@ def test_what_keeps_a_pod_from_running_is_read(status: dict[str, Any], problem: 
     cause, _, step = seen.problem.partition(" -> ")
     assert (cause, seen.phase, seen.ready) == (problem, workers.Phase.PENDING, False)
     assert bool(step) == bool(problem), "the next step is named"
+
+
+def test_the_ca_of_redis_is_mounted_where_there_is_one() -> None:
+    """A worker has the Secret's files where the URL names them; without one it has no volume."""
+    plain = built()["spec"]
+    assert "volumes" not in plain and "volumeMounts" not in plain["containers"][0]
+    with_ca = dataclasses.replace(HOST, redis_ca_secret="ca")
+    spec = build.pod(simulated(), workers.Create("m-0", "unified"), with_ca)["spec"]
+    assert spec["volumes"] == [{"name": "redis-ca", "secret": {"secretName": "ca"}}]
+    assert spec["containers"][0]["volumeMounts"][0]["mountPath"] == pods.REDIS_CA_FOLDER
