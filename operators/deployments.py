@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic
 
-from operators import build, events, fleets, kube, pods, revisions, sight
+from operators import events, fleets, kube, objects, pods, revisions, sight, units
 from operators import published as publishing
 from operators.policy import accelerators, problems, rollout, status, workers
 from penstock.api import types
@@ -35,8 +35,14 @@ class Snapshot:
     newest: str
 
     def worker(self, name: str) -> Object:
-        """The object of a worker."""
-        return next(each for each in self.seen.of(sight.POD) if each["metadata"]["name"] == name)
+        """The object of a worker: its Pod, or the unit of its ranks."""
+        found = (*self.seen.of(sight.POD), *self.seen.of(sight.UNIT))
+        return next(each for each in found if each["metadata"]["name"] == name)
+
+    def path(self, name: str) -> str:
+        """The path of that object."""
+        kind = sight.POD if any(each["metadata"]["name"] == name for each in self.seen.of(sight.POD)) else sight.UNIT
+        return kind.path(self.deployment.metadata.namespace, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +104,7 @@ class DeploymentReconciler:
         now_s = self._clock.now_s()
         await self._keep_revisions(snapshot)
         problem = await self._act(snapshot, now_s)
+        await self._keep_objects(snapshot)
         # The status is what was seen before the commands: what they did is seen in the next pass, which they cause.
         await self._say(snapshot, problem, now_s)
         if problem is not None:
@@ -127,10 +134,7 @@ class DeploymentReconciler:
         former = deployment.status.revision or newest
         states = {} if records is None else {each.id: each.state for each in records.values()}
         observed = workers.Observed(
-            tuple(
-                pods.observed(each, states.get(each["metadata"]["name"]), records is not None, former)
-                for each in seen.of(sight.POD)
-            ),
+            units.observed(seen, states, registry=records is not None, default_revision=former),
             registry=records is not None,
         )
         return await self._decided(deployment, seen, observed, newest)
@@ -176,9 +180,26 @@ class DeploymentReconciler:
             meta = each["metadata"]
             await self._kube.delete(sight.REVISION.path(namespace, meta["name"]), meta["uid"])
 
+    async def _keep_objects(self, snapshot: Snapshot) -> None:
+        """Budgets, Service and EndpointSlices: what differs is applied, what is not wanted any more goes."""
+        deployment, namespace = snapshot.deployment, snapshot.deployment.metadata.namespace
+        addresses = units.addresses(snapshot.seen)
+        wanted = (
+            (sight.BUDGET, objects.budgets(deployment)),
+            (sight.SERVICE, [objects.service(deployment)]),
+            (sight.SLICE, objects.slices(deployment, snapshot.observed.workers, addresses)),
+        )
+        for kind, documents in wanted:
+            found = {each["metadata"]["name"]: each for each in snapshot.seen.of(kind)}
+            for document in documents:
+                name = document["metadata"]["name"]
+                if not objects.covers(document, _typed(document, found.pop(name, None))):
+                    self._sight.wrote(kind, await self._kube.apply(kind.path(namespace, name), document))
+            for name, each in found.items():
+                await self._kube.delete(kind.path(namespace, name), each["metadata"]["uid"])
+
     async def _act(self, snapshot: Snapshot, now_s: float) -> Problem | None:
         """Carries the commands out, each safe to repeat. A worker that cannot be made at all is returned, for the status."""
-        namespace = snapshot.deployment.metadata.namespace
         for command in snapshot.plan.commands:
             match command:
                 case workers.Create():
@@ -189,8 +210,7 @@ class DeploymentReconciler:
                     await self._drain(snapshot, command.worker, now_s)
                 case workers.Delete():
                     meta = snapshot.worker(command.worker)["metadata"]
-                    path = sight.POD.path(namespace, command.worker)
-                    await self._kube.delete(path, meta["uid"], meta["resourceVersion"])
+                    await self._kube.delete(snapshot.path(command.worker), meta["uid"], meta["resourceVersion"])
             self._done(type(command).__name__)
             self._log.info("worker_command", command=type(command).__name__, **dataclasses.asdict(command))
             await self._tell(events.of_command(snapshot.deployment, command, now_s))
@@ -200,8 +220,13 @@ class DeploymentReconciler:
         namespace = snapshot.deployment.metadata.namespace
         try:
             template = self._template(snapshot, command.revision)
-            document = build.pod(template, command, self._host, await self._profile(command.accelerator))
-            made = await self._kube.create(sight.POD.path(namespace), document)
+            profile = await self._profile(command.accelerator)
+            kind, document = units.document(template, command, self._host, profile)
+            if not self._sight.has(kind):
+                raise pods.UnsupportedError(
+                    "a worker of several nodes runs on a RayCluster, and the cluster does not know this kind -> install KubeRay"
+                )
+            made = await self._kube.create(kind.path(namespace), document)
         except pods.UnsupportedError as exc:
             return Problem("Unsupported", str(exc))
         except errors.FencedError:
@@ -210,14 +235,14 @@ class DeploymentReconciler:
             return Problem(*problems.of_refusal(str(exc)))
         if made is None:
             # There it is, unseen as yet: this operator's from an answer that was lost, or somebody else's.
-            made = await self._kube.get(sight.POD.path(namespace, command.worker))
+            made = await self._kube.get(kind.path(namespace, command.worker))
             if made is not None and not _ours(made, snapshot.deployment):
                 return Problem(
                     "NameTaken",
-                    f"Pod {command.worker} is not of this ModelDeployment -> delete or rename what made it",
+                    f"{kind.name} {command.worker} is not of this ModelDeployment -> delete or rename what made it",
                 )
         if made is not None:
-            self._sight.wrote(sight.POD, made)
+            self._sight.wrote(kind, made)
         return None
 
     def _template(self, snapshot: Snapshot, revision: str) -> modeldeployment.ModelDeployment:
@@ -251,7 +276,9 @@ class DeploymentReconciler:
                     "annotations": {pods.DRAIN_ANNOTATION: pods.timestamp(now_s)},
                 }
             }
-            self._sight.wrote(sight.POD, await self._kube.merge(sight.POD.path(namespace, worker), change))
+            path = snapshot.path(worker)
+            kind = sight.POD if "/pods/" in path else sight.UNIT
+            self._sight.wrote(kind, await self._kube.merge(path, change))
         await self._fleets.registry(namespace).set_state(worker, None, types.WorkerState.DRAINING)
 
     async def _say(self, snapshot: Snapshot, problem: Problem | None, now_s: float) -> None:
@@ -318,6 +345,11 @@ def _outcome(snapshot: Snapshot) -> Outcome:
     if settled:
         return Outcome(True, again_s)
     return Outcome(False, UNSETTLED_S if again_s is None else min(UNSETTLED_S, max(0.2, again_s)))
+
+
+def _typed(document: Object, found: Object | None) -> Object | None:
+    """Objects of a list do not bear their kind."""
+    return None if found is None else found | {"apiVersion": document["apiVersion"], "kind": document["kind"]}
 
 
 def _ours(found: Object, deployment: modeldeployment.ModelDeployment) -> bool:

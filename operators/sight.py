@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Iterable
 from typing import Protocol
 
 from operators import cache, kube, pods
@@ -33,7 +34,13 @@ DEPLOYMENT = Kind("ModelDeployment", base.API_VERSION, "modeldeployments")
 PROFILE = Kind("AcceleratorProfile", base.API_VERSION, "acceleratorprofiles")
 POD = Kind("Pod", "v1", "pods")
 REVISION = Kind("ControllerRevision", "apps/v1", "controllerrevisions")
-OWNED = (POD, REVISION)
+BUDGET = Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets")
+SERVICE = Kind("Service", "v1", "services")
+SLICE = Kind("EndpointSlice", "discovery.k8s.io/v1", "endpointslices")
+UNIT = Kind("RayCluster", "ray.io/v1", "rayclusters", optional=True)
+# What decides about workers: looked at anew before anything is taken away.
+DECIDING = (POD, REVISION, UNIT)
+OWNED = (*DECIDING, BUDGET, SERVICE, SLICE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +49,8 @@ class Seen:
 
     document: Object
     owned: dict[str, list[Object]]
+    # Pods with the deployment's label that something else owns: the ranks of units.
+    ranks: tuple[Object, ...] = ()
 
     def of(self, kind: Kind) -> list[Object]:
         """Its objects of a kind."""
@@ -72,10 +81,13 @@ class Live:
 
     async def look(self, namespace: str, name: str, *, fresh: bool = False) -> Seen | None:
         """See `Sight`."""
+        return await self._look_at(OWNED, namespace, name)
+
+    async def _look_at(self, wanted: Iterable[Kind], namespace: str, name: str) -> Seen | None:
         document = await self._kube.get(DEPLOYMENT.path(namespace, name))
         if document is None:
             return None
-        kinds = [kind for kind in OWNED if self.has(kind)]
+        kinds = [kind for kind in wanted if self.has(kind)]
         selector = f"{pods.DEPLOYMENT_LABEL}={name}"
         lists = await asyncio.gather(*(self._kube.list(kind.path(namespace), selector) for kind in kinds))
         return _seen(document, {kind.plural: found for kind, (found, _) in zip(kinds, lists, strict=True)})
@@ -108,11 +120,16 @@ class Cached(Live):
     async def look(self, namespace: str, name: str, *, fresh: bool = False) -> Seen | None:
         """See `Sight`. A fresh look also brings the copies forward; copies that are not in step are not looked at."""
         if fresh or not all(each.in_step for each in (self._deployments, *self._owned.values())):
-            seen = await super().look(namespace, name, fresh=True)
+            seen = await self._look_at(DECIDING, namespace, name)
+            if seen is None:
+                return None
+            others = {}
             for kind, informer in self._owned.items():
-                for each in seen.of(kind) if seen is not None else ():
+                for each in seen.of(kind):
                     informer.take(each)
-            return seen
+                if kind not in DECIDING:
+                    others[kind.plural] = informer.store.of(namespace, name)
+            return dataclasses.replace(seen, owned={**seen.owned, **_seen(seen.document, others).owned})
         document = self._deployments.store.get(namespace, name)
         if document is None:
             return None
@@ -138,10 +155,9 @@ class Cached(Live):
 
 def _seen(document: Object, found: dict[str, list[Object]]) -> Seen:
     uid = document["metadata"]["uid"]
-    return Seen(
-        document,
-        {plural: [each for each in objects if cache.owner_uid(each) == uid] for plural, objects in found.items()},
-    )
+    owned = {plural: [each for each in objects if cache.owner_uid(each) == uid] for plural, objects in found.items()}
+    ranks = tuple(each for each in found.get(POD.plural, ()) if cache.owner_uid(each) != uid)
+    return Seen(document, owned, ranks)
 
 
 def by_label(found: Object) -> list[cache.Name]:

@@ -1,0 +1,100 @@
+"""What a deployment owns beside its workers: disruption budgets, a Service and its EndpointSlices. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+from operators import engines, pods
+from operators.policy import workers
+from penstock.api.crds import modeldeployment
+
+Object = dict[str, Any]
+
+# Kubernetes' own controller keeps slices this small, so that a change of one address is a small message.
+SLICE_MAX = 100
+
+
+def budgets(deployment: modeldeployment.ModelDeployment) -> list[Object]:
+    """One PodDisruptionBudget for each role: evictions take no more workers at a time than that."""
+    meta = deployment.metadata
+    found = []
+    for role in deployment.spec.roles:
+        spec = {
+            "maxUnavailable": deployment.spec.placement.disruption_budget.max_unavailable,
+            "selector": {"matchLabels": pods.selector(meta.name, role.name)},
+            # A worker that is not ready serves nobody: it does not hold up a node's drain.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        }
+        found.append(
+            _owned(deployment, "policy/v1", "PodDisruptionBudget", f"{meta.name}-{role.name}") | {"spec": spec}
+        )
+    return found
+
+
+def service(deployment: modeldeployment.ModelDeployment) -> Object:
+    """A headless Service without a selector: its addresses are the workers that take requests, not all that are up."""
+    port = {"name": "http", "port": engines.ENGINE_PORT, "targetPort": engines.ENGINE_PORT, "protocol": "TCP"}
+    spec = {"clusterIP": "None", "ports": [port]}
+    return _owned(deployment, "v1", "Service", deployment.metadata.name) | {"spec": spec}
+
+
+def slices(
+    deployment: modeldeployment.ModelDeployment, members: Sequence[workers.Worker], addresses: dict[str, str]
+) -> list[Object]:
+    """The EndpointSlices of the Service: a worker that drains finishes what it has and is not ready for more."""
+    endpoints: dict[str, list[Object]] = {}
+    for worker in sorted(members, key=lambda each: each.name):
+        address = addresses.get(worker.name, "")
+        serves = worker.ready or (worker.draining_since_s is not None and worker.registered is not None)
+        if not address or not serves:
+            continue
+        family = "IPv6" if ipaddress.ip_address(address).version == 6 else "IPv4"
+        ready = worker.ready and worker.live
+        endpoint = {
+            "addresses": [address],
+            "conditions": {"ready": ready, "serving": True, "terminating": not ready},
+            "targetRef": {"kind": "Pod", "name": worker.name, "namespace": deployment.metadata.namespace},
+        }
+        endpoints.setdefault(family, []).append(endpoint)
+    found = []
+    for family, each in endpoints.items():
+        for number in range(0, len(each), SLICE_MAX):
+            name = f"{deployment.metadata.name}-{family.lower()}-{number // SLICE_MAX}"
+            found.append(_slice(deployment, name, family, each[number : number + SLICE_MAX]))
+    return found
+
+
+def _slice(deployment: modeldeployment.ModelDeployment, name: str, family: str, endpoints: list[Object]) -> Object:
+    made = _owned(deployment, "discovery.k8s.io/v1", "EndpointSlice", name)
+    made["metadata"]["labels"] |= {
+        "kubernetes.io/service-name": deployment.metadata.name,
+        "endpointslice.kubernetes.io/managed-by": "penstock-operator",
+    }
+    port = {"name": "http", "port": engines.ENGINE_PORT, "protocol": "TCP"}
+    return made | {"addressType": family, "ports": [port], "endpoints": endpoints}
+
+
+def _owned(deployment: modeldeployment.ModelDeployment, version: str, kind: str, name: str) -> Object:
+    meta = deployment.metadata
+    labels = {pods.DEPLOYMENT_LABEL: meta.name, "app.kubernetes.io/managed-by": "penstock-operator"}
+    return {
+        "apiVersion": version,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": meta.namespace,
+            "labels": labels,
+            "ownerReferences": [pods.owner(deployment)],
+        },
+    }
+
+
+def covers(wanted: Any, found: Any) -> bool:
+    """Whether `found` has all that is wanted, with what the server or others have added."""
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(covers(value, found.get(key)) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(wanted) == len(found) and all(map(covers, wanted, found))
+    return bool(wanted == found)

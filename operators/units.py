@@ -1,0 +1,177 @@
+"""Workers as objects: a Pod, or one RayCluster whose ranks span several nodes and live and end together. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from operators import build, pods, sight
+from operators.policy import workers
+from penstock.api import types
+from penstock.api.crds import acceleratorprofile, modeldeployment
+
+Object = dict[str, Any]
+Profile = acceleratorprofile.AcceleratorProfile
+
+CLUSTER_LABEL = "ray.io/cluster"
+_NODE_TYPE = "ray.io/node-type"
+# The containers' own commands start Ray by the command that KubeRay has generated.
+_OWN_COMMAND = {"ray.io/overwrite-container-cmd": "true"}
+_RAY_START = '/bin/bash -c "ulimit -n 65536; $KUBERAY_GEN_RAY_START_CMD"'
+# An engine that was registered as ready had all its ranks.
+_WHOLE = (types.WorkerState.READY, types.WorkerState.DRAINING)
+# A rank that is so much younger than the engine is another than the one that the engine began with.
+_LATE_S = 5.0
+_COUNT = (
+    "import ray, sys; ray.init(address='auto', log_to_driver=False); "
+    "sys.exit(sum(n['Alive'] for n in ray.nodes()) < {nodes})"
+)
+
+
+def document(
+    deployment: modeldeployment.ModelDeployment,
+    create: workers.Create,
+    host: pods.WorkerHost,
+    profile: Profile | None,
+) -> tuple[sight.Kind, Object]:
+    """The object of a new worker. Raises `UnsupportedError`."""
+    role = next(each for each in deployment.spec.roles if each.name == create.role)
+    if deployment.spec.hosting == "RayServe":
+        raise pods.UnsupportedError(
+            "hosting RayServe is not in this version -> hosting: Pods (which uses Ray across nodes)"
+        )
+    parallel, _ = build.parallelism_of(deployment, role, profile)
+    if parallel.nodes == 1:
+        return sight.POD, build.pod(deployment, create, host, profile)
+    if deployment.spec.engine.kind != "vllm":
+        raise pods.UnsupportedError(
+            f"engine.kind {deployment.spec.engine.kind} is not hosted on several nodes -> parallelism.nodes: 1, or vllm"
+        )
+    return sight.UNIT, _unit(deployment, create, host, profile, parallel.nodes)
+
+
+def _unit(
+    deployment: modeldeployment.ModelDeployment,
+    create: workers.Create,
+    host: pods.WorkerHost,
+    profile: Profile | None,
+    nodes: int,
+) -> Object:
+    """A RayCluster: the head has rank 0, the engine's server and the agent; the others are ranks."""
+    meta = deployment.metadata
+    labels = pods.labels_of(deployment, create)
+    head = build.pod_spec(deployment, create, host, profile)
+    engine = head["containers"][0]
+    serve = shlex.join(engine["command"])
+    rank = {key: value for key, value in engine.items() if key not in ("lifecycle", "ports") and "Probe" not in key}
+    rank |= {"name": "rank", "command": ["/bin/bash", "-c", f"exec {_RAY_START}"]}
+    count = shlex.quote(_COUNT.format(nodes=nodes))
+    # All ranks or none: the engine begins when every node has joined.
+    engine["command"] = [
+        "/bin/bash", "-c", f"{_RAY_START} & until python3 -c {count}; do sleep 2; done; exec {serve}",
+    ]  # fmt: skip
+    worker = {key: value for key, value in head.items() if key != "containers"} | {"containers": [rank]}
+    template = {"metadata": {"labels": labels}}
+    group = {
+        "groupName": "ranks",
+        "replicas": nodes - 1,
+        "minReplicas": nodes - 1,
+        "maxReplicas": nodes - 1,
+        "rayStartParams": {},
+        "template": template | {"spec": worker},
+    }
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {
+            "name": create.worker,
+            "namespace": meta.namespace,
+            "labels": labels,
+            "annotations": _OWN_COMMAND,
+            "ownerReferences": [pods.owner(deployment)],
+        },
+        "spec": {
+            "headGroupSpec": {"rayStartParams": {}, "template": template | {"spec": head}},
+            "workerGroupSpecs": [group],
+        },
+    }
+
+
+def observed(
+    seen: sight.Seen, states: Mapping[str, types.WorkerState], *, registry: bool, default_revision: str
+) -> tuple[workers.Worker, ...]:
+    """All workers, of either kind."""
+    found = [
+        pods.observed(each, states.get(each["metadata"]["name"]), registry, default_revision)
+        for each in seen.of(sight.POD)
+    ]
+    for each in seen.of(sight.UNIT):
+        name = each["metadata"]["name"]
+        ranks = [rank for rank in seen.ranks if (rank["metadata"].get("labels") or {}).get(CLUSTER_LABEL) == name]
+        found.append(_observed(each, ranks, states.get(name), registry, default_revision))
+    return tuple(found)
+
+
+def _observed(
+    unit: Object, ranks: Sequence[Object], registered: types.WorkerState | None, registry: bool, default_revision: str
+) -> workers.Worker:
+    """One unit, as its head and what keeps any of its ranks show it."""
+    meta = unit["metadata"]
+    head = next((each for each in ranks if each["metadata"]["labels"].get(_NODE_TYPE) == "head"), None)
+    # The unit's own marks with the head's state: a Pod of the unit's name.
+    stands_for = {
+        "metadata": meta,
+        "status": head.get("status", {}) if head is not None else {"phase": "Pending"},
+    }
+    worker = pods.observed(stands_for, registered, registry, default_revision)
+    others = [pods.observed(each, None, False) for each in ranks if each is not head]
+    waits = [each.unschedulable_since_s for each in others if each.unschedulable_since_s is not None]
+    problem = worker.problem or next((each.problem for each in others if each.problem), "")
+    return dataclasses.replace(
+        worker,
+        problem=problem,
+        faulty=worker.faulty or any(each.faulty for each in others),
+        unschedulable_since_s=worker.unschedulable_since_s or min(waits, default=None),
+        broken=registered in _WHOLE and _broken(unit, head, ranks),
+    )
+
+
+def _broken(unit: Object, head: Object | None, ranks: Sequence[Object]) -> bool:
+    """Whether a unit that was whole has lost a rank. KubeRay makes a new Pod for it, but the engine's group is lost."""
+    whole_s = _ready_since_s(head)
+    if whole_s is None or head is None:
+        return False
+    wanted = 1 + sum(int(each.get("replicas", 0)) for each in unit["spec"].get("workerGroupSpecs", ()))
+    live = [
+        each
+        for each in ranks
+        if "deletionTimestamp" not in each["metadata"] and each.get("status", {}).get("phase") in ("Running", "Pending")
+    ]
+    late = any(pods.unix_s(each["metadata"]["creationTimestamp"]) > whole_s + _LATE_S for each in live)
+    restarted = any(
+        int(each.get("restartCount", 0)) > 0
+        for rank in live
+        if rank is not head
+        for each in rank.get("status", {}).get("containerStatuses", ())
+    )
+    return len(live) < wanted or late or restarted
+
+
+def _ready_since_s(head: Object | None) -> float | None:
+    """Since when the engine on the head answers; None where it does not."""
+    for each in (head or {}).get("status", {}).get("conditions", ()):
+        if each["type"] == "Ready" and each["status"] == "True" and each.get("lastTransitionTime"):
+            return pods.unix_s(each["lastTransitionTime"])
+    return None
+
+
+def addresses(seen: sight.Seen) -> dict[str, str]:
+    """Where each worker's engine is reached; workers without an address are left out."""
+    found = {each["metadata"]["name"]: each.get("status", {}).get("podIP", "") for each in seen.of(sight.POD)}
+    for rank in seen.ranks:
+        labels = rank["metadata"].get("labels") or {}
+        if labels.get(_NODE_TYPE) == "head" and CLUSTER_LABEL in labels:
+            found[labels[CLUSTER_LABEL]] = rank.get("status", {}).get("podIP", "")
+    return {name: address for name, address in found.items() if address}

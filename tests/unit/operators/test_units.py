@@ -1,0 +1,178 @@
+"""Workers of several nodes as one unit, and what a deployment owns beside its workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from operators import cache, objects, pods, sight, units
+from operators.policy import workers
+from penstock.api.crds import acceleratorprofile, modeldeployment
+from penstock.api.types import WorkerState
+
+HOST = pods.WorkerHost("penstock:test", "redis", "url", "vllm:test")
+CREATE = workers.Create("m-0", "unified", "r1", "h100")
+START = "2026-01-01T00:00:00Z"
+READY = "2026-01-01T00:10:00Z"
+
+
+def deployment(**spec: Any) -> modeldeployment.ModelDeployment:
+    """Sixteen accelerators on two nodes."""
+    return modeldeployment.ModelDeployment.written(
+        {
+            "metadata": {"name": "m", "namespace": "models", "uid": "u"},
+            "spec": {
+                "model": {"name": "big", "source": {"path": "/models/big"}},
+                "accelerators": [{"profile": "h100"}],
+                "parallelism": {"tensor": 8, "pipeline": 2, "nodes": 2},
+                **spec,
+            },
+        }
+    )
+
+
+def profile() -> acceleratorprofile.AcceleratorProfile:
+    """H100 nodes."""
+    spec = {"resourceName": "nvidia.com/gpu", "memory": "80Gi", "perNode": 8}
+    return acceleratorprofile.AcceleratorProfile.written({"metadata": {"name": "h100"}, "spec": spec})
+
+
+def test_a_worker_of_two_nodes_is_one_ray_cluster() -> None:
+    """The head serves when all nodes have joined; each node has its part of the accelerators; only the head has an agent."""
+    kind, found = units.document(deployment(), CREATE, HOST, profile())
+    assert (kind, found["kind"]) == (sight.UNIT, "RayCluster")
+    head = found["spec"]["headGroupSpec"]["template"]["spec"]
+    [group] = found["spec"]["workerGroupSpecs"]
+    [rank] = group["template"]["spec"]["containers"]
+    assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == 1
+    assert [each["name"] for each in head["containers"]] == ["engine", "agent"]
+    for container in (head["containers"][0], rank):
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+        assert "$KUBERAY_GEN_RAY_START_CMD" in container["command"][2]
+    command = head["containers"][0]["command"][2]
+    assert "< 2)" in command and command.index("until") < command.index("exec vllm serve")
+    assert "--distributed-executor-backend ray" in command and "vllm serve" not in rank["command"][2]
+    assert "readinessProbe" not in rank and "lifecycle" not in rank
+
+
+@pytest.mark.parametrize(
+    ("spec", "cause"),
+    [
+        ({"hosting": "RayServe"}, "hosting RayServe is not in this version"),
+        ({"engine": {"kind": "sglang", "image": "x"}}, "sglang is not hosted on several nodes"),
+    ],
+)
+def test_what_is_not_hosted_is_said(spec: dict[str, Any], cause: str) -> None:
+    """The cause and what is possible."""
+    with pytest.raises(pods.UnsupportedError, match=cause):
+        units.document(deployment(**spec), CREATE, HOST, profile())
+
+
+def rank(name: str, kind: str, *, made: str = START, phase: str = "Running", **status: Any) -> dict[str, Any]:
+    """A Pod of the unit."""
+    labels = {units.CLUSTER_LABEL: "m-0", "ray.io/node-type": kind, pods.DEPLOYMENT_LABEL: "m"}
+    meta = {"name": name, "namespace": "models", "labels": labels, "creationTimestamp": made, "ownerReferences": []}
+    conditions = [{"type": "Ready", "status": "True", "lastTransitionTime": READY}]
+    return {"metadata": meta, "status": {"phase": phase, "conditions": conditions, "podIP": "10.0.0.9", **status}}
+
+
+def seen(*ranks: dict[str, Any]) -> sight.Seen:
+    """The unit with these Pods."""
+    _, unit = units.document(deployment(), CREATE, HOST, profile())
+    unit["metadata"] |= {"creationTimestamp": START, "uid": "unit"}
+    return sight.Seen({"metadata": {"uid": "u"}}, {sight.UNIT.plural: [unit]}, ranks)
+
+
+HEAD = rank("h", "head")
+RESTARTED = {"containerStatuses": [{"name": "rank", "restartCount": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "state", "broken"),
+    [
+        ((HEAD, rank("w", "worker")), WorkerState.READY, False),
+        ((HEAD,), WorkerState.READY, True),
+        ((HEAD,), WorkerState.STARTING, False),
+        ((HEAD,), None, False),
+        ((HEAD, rank("w", "worker", phase="Failed")), WorkerState.READY, True),
+        ((HEAD, rank("w", "worker", made="2026-01-01T00:20:00Z")), WorkerState.READY, True),
+        ((HEAD, rank("w", "worker", **RESTARTED)), WorkerState.READY, True),
+        ((rank("w", "worker"),), WorkerState.READY, False),
+    ],
+)
+def test_a_lost_rank_breaks_the_unit(
+    ranks: tuple[dict[str, Any], ...], state: WorkerState | None, broken: bool
+) -> None:
+    """Missing, failed, replaced or restarted after the engine was ready; before that it is only starting."""
+    states = {"m-0": state} if state else {}
+    [worker] = units.observed(seen(*ranks), states, registry=True, default_revision="r1")
+    assert worker.broken is broken
+    assert (worker.name, worker.revision) == ("m-0", "r1")
+
+
+def test_a_broken_unit_is_built_anew() -> None:
+    """The whole unit is deleted, and there is another as soon as its accelerators are free."""
+    [worker] = units.observed(seen(HEAD), {"m-0": WorkerState.READY}, registry=True, default_revision="r1")
+    desired = workers.Desired("m", (workers.Pool("unified", 1, surge=0, unavailable=1),), 60.0)
+    plan = workers.reconcile(desired, workers.Observed((worker,)), 0.0, workers.Rolling("r1"))
+    assert [type(each).__name__ for each in plan.commands] == ["Delete"]
+    plan = workers.reconcile(desired, workers.Observed(()), 0.0, workers.Rolling("r1"))
+    assert [type(each).__name__ for each in plan.commands] == ["Create"]
+
+
+def test_the_head_is_the_units_address() -> None:
+    """The Service leads to the head."""
+    assert units.addresses(seen(HEAD, rank("w", "worker"))) == {"m-0": "10.0.0.9"}
+
+
+def member(name: str, **changes: Any) -> workers.Worker:
+    """A worker that takes requests."""
+    given = {"ready": True, "registered": WorkerState.READY, **changes}
+    return workers.Worker(name, "unified", workers.Phase.RUNNING, 0.0, **given)
+
+
+def test_slices_hold_who_serves() -> None:
+    """Ready ones are ready, draining ones serve and end, those that start are left out; slices are bounded."""
+    members = [
+        member("m-0"),
+        member("m-1", ready=False, draining_since_s=1.0, registered=WorkerState.DRAINING),
+        member("m-2", ready=False, registered=WorkerState.STARTING),
+        member("m-3"),
+    ]
+    addresses = {"m-0": "10.0.0.1", "m-1": "10.0.0.2", "m-2": "10.0.0.3", "m-3": "fd00::1"}
+    four, six = objects.slices(deployment(), members, addresses)
+    shown = [(each["targetRef"]["name"], each["conditions"]["ready"]) for each in four["endpoints"]]
+    assert shown == [("m-0", True), ("m-1", False)]
+    assert (six["addressType"], len(six["endpoints"])) == ("IPv6", 1)
+    many = [member(f"m-{n}") for n in range(250)]
+    sizes = [
+        len(each["endpoints"])
+        for each in objects.slices(deployment(), many, {f"m-{n}": f"10.0.{n // 250}.{n % 250}" for n in range(250)})
+    ]
+    assert sizes == [100, 100, 50]
+
+
+def test_what_the_server_adds_is_no_difference() -> None:
+    """Defaults beside the wanted fields are left alone; a changed, missing or shortened one is a difference."""
+    wanted = {"spec": {"ports": [{"port": 1}], "a": 1}}
+    assert objects.covers(wanted, {"spec": {"ports": [{"port": 1, "protocol": "TCP"}], "a": 1, "b": 2}, "status": {}})
+    for found in (
+        None,
+        {"spec": {"a": 1}},
+        {"spec": {"ports": [], "a": 1}},
+        {"spec": {"ports": [{"port": 2}], "a": 1}},
+    ):
+        assert not objects.covers(wanted, found)
+
+
+def test_every_kind_of_owned_object_is_found_by_its_label() -> None:
+    """What is made bears the label by which the copies find it."""
+    made = [
+        *objects.budgets(deployment()),
+        objects.service(deployment()),
+        units.document(deployment(), CREATE, HOST, profile())[1],
+    ]
+    made += objects.slices(deployment(), [member("m-0")], {"m-0": "10.0.0.1"})
+    assert all(sight.by_label(each) == [("models", "m")] for each in made)
+    assert all(cache.owner_uid(each) == "u" for each in made)
