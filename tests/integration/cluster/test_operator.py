@@ -194,3 +194,28 @@ async def test_a_deployment_that_is_gone_is_left_alone(stage: Stage) -> None:
     """A pass over a name that nothing has does nothing."""
     assert await stage.once()
     assert stage.pods() == {}
+
+
+async def test_what_belongs_to_a_deployment_follows_it(stage: Stage) -> None:
+    """A budget for each role, a Service and its addresses come with it, change with it, and mend what others change."""
+    stage.create(roles=[{"name": "prefill"}, {"name": "decode"}], replicas=1)
+    await stage.once()
+    await stage.once()
+    for name in stage.pods():
+        stage.pod_says(name, "Running", ready=True, podIP="10.0.0.1", podIPs=[{"ip": "10.0.0.1"}])
+        await stage.register(name)
+    await stage.once()
+    budgets = sight.BUDGET.path(stage.namespace)
+    names = [each["metadata"]["name"] for each in stage.server.get(budgets).json()["items"]]
+    assert sorted(names) == ["m-decode", "m-prefill"]
+    assert stage.server.get(sight.SERVICE.path(stage.namespace, "m")).json()["spec"]["clusterIP"] == "None"
+    [found] = stage.server.get(sight.SLICE.path(stage.namespace)).json()["items"]
+    assert [each["targetRef"]["name"] for each in found["endpoints"]] == ["m-decode-0", "m-prefill-0"]
+    assert stage.server.merge(f"{budgets}/m-decode", {"spec": {"maxUnavailable": 7}}).is_success
+    await stage.once()
+    assert stage.server.get(f"{budgets}/m-decode").json()["spec"]["maxUnavailable"] == 1
+    change = {"spec": {"roles": [{"name": "unified"}]}}
+    assert stage.server.merge(sight.DEPLOYMENT.path(stage.namespace, "m"), change).is_success
+    await stage.once()
+    names = [each["metadata"]["name"] for each in stage.server.get(budgets).json()["items"]]
+    assert names == ["m-unified"]
