@@ -201,9 +201,10 @@ async def test_what_belongs_to_a_deployment_follows_it(stage: Stage) -> None:
     stage.create(roles=[{"name": "prefill"}, {"name": "decode"}], replicas=1)
     await stage.once()
     await stage.once()
+    incarnations = {}
     for name in stage.pods():
         stage.pod_says(name, "Running", ready=True, podIP="10.0.0.1", podIPs=[{"ip": "10.0.0.1"}])
-        await stage.register(name)
+        incarnations[name] = await stage.register(name)
     await stage.once()
     budgets = sight.BUDGET.path(stage.namespace)
     names = [each["metadata"]["name"] for each in stage.server.get(budgets).json()["items"]]
@@ -219,3 +220,9 @@ async def test_what_belongs_to_a_deployment_follows_it(stage: Stage) -> None:
     await stage.once()
     names = [each["metadata"]["name"] for each in stage.server.get(budgets).json()["items"]]
     assert names == ["m-unified"]
+    for name in list(stage.pods()):
+        stage.pod_says(name, "Running", ready=False)
+    for name, incarnation in incarnations.items():
+        await stage.registry.deregister(name, incarnation)
+    await stage.once()
+    assert stage.server.get(sight.SLICE.path(stage.namespace)).json()["items"] == []
