@@ -78,16 +78,15 @@ def problem(pod: Object) -> str:
         if each["type"] == "PodScheduled" and each["status"] == "False":
             return f"{each.get('reason', 'Unschedulable')}: {each.get('message', '')}".rstrip(": ")
     for each in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        state = each.get("state", {})
-        waiting, ended = (
-            state.get("waiting", {}),
-            state.get("terminated") or each.get("lastState", {}).get("terminated", {}),
-        )
-        if state.get("terminated") and ended.get("exitCode"):
+        state, last = each.get("state", {}), each.get("lastState", {}).get("terminated", {})
+        waiting, ended = state.get("waiting", {}), state.get("terminated", {})
+        if ended.get("exitCode"):
             return f"ended with exit status {ended['exitCode']}: {ended.get('reason', '')}".rstrip(": ")
         if waiting.get("reason") in _BLOCKED:
-            code = f", exit status {ended['exitCode']}" if "exitCode" in ended else ""
+            code = f", exit status {last['exitCode']}" if "exitCode" in last else ""
             return f"{waiting['reason']}{code}: {waiting.get('message', '')}".rstrip(": ")
+        if "running" in state and not each.get("ready") and last.get("exitCode"):
+            return f"restarted {each.get('restartCount', 1)} times, the last time after exit status {last['exitCode']}"
     return ""
 
 

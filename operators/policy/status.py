@@ -91,7 +91,7 @@ def of_deployment(
     wanted, ready = sum(role.wanted for role in roles), sum(role.ready for role in roles)
     reason, message = report.problem or _cause(roles, observed, report.held)
     generation, before = deployment.metadata.generation, deployment.status.conditions
-    moving, why, said = _progress(report.decision)
+    moving, why, said = _progress(report.decision, observed)
     return modeldeployment.Status(
         observed_generation=generation,
         conditions=(
@@ -109,9 +109,16 @@ def of_deployment(
     )
 
 
-def _progress(decision: rollout.Decision) -> tuple[bool, str, str]:
-    """Value, reason and message of the Progressing condition, in the manner of a Deployment's."""
+def _progress(decision: rollout.Decision, observed: workers.Observed) -> tuple[bool, str, str]:
+    """Value, reason and message of the Progressing condition, in the manner of a Deployment's.
+
+    While the old workers serve, Ready stays True: what keeps the new ones from running is told here, and at once.
+    """
     failed = decision.phase in (rollout.Phase.STOPPED, rollout.Phase.ROLLED_BACK)
+    new = [worker for worker in observed.workers if worker.live and worker.revision == decision.state.update]
+    blocked = sorted({worker.problem for worker in new if worker.problem})
+    if blocked and decision.phase in (rollout.Phase.PROGRESSING, rollout.Phase.CANARY):
+        return True, "RolloutBlocked", f"{decision.message}; {'; '.join(blocked)}"[:1000]
     reason = "RolloutComplete" if decision.phase is rollout.Phase.COMPLETE else f"Rollout{decision.phase.value}"
     return not failed, reason, decision.message[:1000]
 

@@ -198,6 +198,12 @@ GPU = {"accelerators": [{"profile": "h100"}]}
             {"pods": [pod("gateway", containerStatuses=[{"state": {"terminated": {"exitCode": 2, "reason": "Error"}}}])]},
             "warning", "gateway: 2 of 2 ready: ended with exit status 2: Error", "describe pods",
         ),
+        (
+            {"pods": [pod("gateway", containerStatuses=[{
+                "state": {"running": {}}, "ready": False, "restartCount": 3, "lastState": {"terminated": {"exitCode": 2}}
+            }])]},
+            "warning", "gateway: 2 of 2 ready: restarted 3 times, the last time after exit status 2", "describe pods",
+        ),
         ({"leases": []}, "error", "no operator has ever led", "logs"),
         ({"leases": [lease("")]}, "error", "no operator leads", "logs"),
         ({"leases": [lease(age_s=60)]}, "error", "operator-a led, and has been silent for 60 s", "logs"),

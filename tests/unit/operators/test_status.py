@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from operators.policy import rollout, status, workers
@@ -68,6 +69,22 @@ def test_what_blocks_workers_is_named() -> None:
     found = status.of_deployment(deployment(), Observed(seen), report(), NOW_S)
     assert found.conditions[0].reason == "WorkersBlocked"
     assert found.conditions[0].message.count("no node has 8 nvidia.com/gpu") == 1
+
+
+def test_what_blocks_a_roll_out_is_named_while_the_old_workers_serve() -> None:
+    """Ready stays True for the old workers; Progressing has the cause of the new ones, and only of these."""
+    old = all_of(prefill=2, decode=4).workers
+    new = dataclasses.replace(worker("decode", 9, ready=False, problem="ErrImagePull: not found"), revision="r2")
+    state = rollout.State("r1", "r2")
+    moving = rollout.Decision(workers.Rolling("r2"), state, rollout.Phase.PROGRESSING, "0 of 6")
+    found = status.of_deployment(deployment(), Observed((*old, new)), status.Report("", moving), NOW_S)
+    ready, progressing = found.conditions
+    assert (ready.status, ready.reason) == ("True", "AllReady")
+    assert (progressing.status, progressing.reason) == ("True", "RolloutBlocked")
+    assert progressing.message == "0 of 6; ErrImagePull: not found"
+    other = dataclasses.replace(new, revision="r1")
+    found = status.of_deployment(deployment(), Observed((*old, other)), status.Report("", moving), NOW_S)
+    assert found.conditions[1].reason == "RolloutProgressing"
 
 
 def test_a_condition_keeps_its_time_until_its_value_changes() -> None:
