@@ -45,16 +45,18 @@ class KubeClient:
         token: str | Callable[[], str],
         *,
         timeout_s: float = _TIMEOUT_S,
+        manager: str = FIELD_MANAGER,
         on_call: Callable[[str, int], None] = lambda verb, code: None,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`server` begins with https://. `token` may be empty where the context shows a certificate.
+        """`server` begins with https://. `token` may be empty where the context shows a certificate. `manager` is whom
+        the fields belong to that are written.
 
         `on_call(verb, status code)` is told of every answer, with 0 where none came. While `may_write` says no, calls
         that change something raise `FencedError`.
         """
         self._token = token if callable(token) else lambda: token
-        self._on_call, self._may_write, self._timeout_s = on_call, may_write, timeout_s
+        self._on_call, self._may_write, self._timeout_s, self._manager = on_call, may_write, timeout_s, manager
         self._http = httpx.AsyncClient(
             base_url=server,
             verify=ssl_context,
@@ -116,20 +118,21 @@ class KubeClient:
 
     async def create(self, path: str, document: Object) -> Object | None:
         """Creates an object; None where one of the name is there, as after an answer that was lost."""
-        answer = await self._send("create", "POST", path, document, params={"fieldManager": FIELD_MANAGER})
+        answer = await self._send("create", "POST", path, document, params={"fieldManager": self._manager})
         return None if _reason(answer) == "AlreadyExists" else _body(answer)
 
     async def replace(self, path: str, document: Object) -> Object:
         """Writes the whole object. `ConflictError` where it is not of the document's resourceVersion any more."""
-        return _body(await self._send("update", "PUT", path, document, params={"fieldManager": FIELD_MANAGER}))
+        return _body(await self._send("update", "PUT", path, document, params={"fieldManager": self._manager}))
 
     async def merge(self, path: str, change: Object) -> Object:
         """A merge patch. With metadata.resourceVersion in it, `ConflictError` where the object has changed since."""
-        return _body(await self._send("patch", "PATCH", path, change, "application/merge-patch+json"))
+        params = {"fieldManager": self._manager}
+        return _body(await self._send("patch", "PATCH", path, change, "application/merge-patch+json", params))
 
     async def apply(self, path: str, document: Object) -> Object:
         """Server-side apply of the fields that are the operator's."""
-        params = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        params = {"fieldManager": self._manager, "force": "true"}
         return _body(await self._send("apply", "PATCH", path, document, "application/apply-patch+yaml", params))
 
     async def delete(self, path: str, uid: str, version: str = "") -> bool:

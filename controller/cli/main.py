@@ -17,6 +17,7 @@ _COMMANDS = {
     "scale": ("controller.cli.actions", "Set the number of workers."),
     "drain": ("controller.cli.actions", "Take one worker out, without losing a request."),
     "explain": ("controller.cli.actions", "Say why a request went where it went."),
+    "rollout": ("controller.cli.rollout", "See a roll-out on a cluster, and take it back."),
     "doctor": ("controller.cli.doctor", "Say what a cluster lacks for serving."),
     "gateway": ("controller.cli.gateway", "Run one gateway in front of any OpenAI-compatible servers."),
     "chat": ("controller.cli.chat", "Send a prompt and print the answer as it comes."),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from operators import cache, objects, pods, sight, units
+from operators import cache, objects, pods, revisions, sight, units
 from operators.policy import workers
 from penstock.api.crds import acceleratorprofile, modeldeployment
 from penstock.api.types import WorkerState
@@ -176,3 +176,29 @@ def test_every_kind_of_owned_object_is_found_by_its_label() -> None:
     made += objects.slices(deployment(), [member("m-0")], {"m-0": "10.0.0.1"})
     assert all(sight.by_label(each) == [("models", "m")] for each in made)
     assert all(cache.owner_uid(each) == "u" for each in made)
+
+
+def test_a_revision_that_is_written_back_is_the_same_revision() -> None:
+    """Undo leads to the hash that is kept, whatever was changed in between; the counts stay."""
+    first = deployment(
+        replicas=2, roles=[{"name": "unified", "args": ["--a=1"], "replicas": 3}], placement={"schedulerName": "x"}
+    )
+    data = revisions.template(first)
+    second = deployment(replicas=7, kvCache={"dtype": "fp8"}, parallelism={"tensor": 2}, accelerators=[])
+    back = revisions.applied(second, data)
+    assert revisions.name_of(revisions.template(back)) == revisions.name_of(data)
+    assert revisions.name_of(revisions.template(second)) != revisions.name_of(data)
+    assert (back.spec.replicas, back.spec.roles[0].replicas) == (7, 1)
+
+
+def test_counts_and_the_manner_of_replacing_are_no_revision() -> None:
+    """Scaling, draining, roll-out settings and fields that say their default change nothing about the workers."""
+    name = revisions.name_of(revisions.template(deployment()))
+    same: list[dict[str, Any]] = [
+        {"replicas": 5}, {"drain": {"timeout": "1h"}}, {"rollout": {"paused": True}}, {"engine": {"kind": "vllm"}},
+        {"placement": {"disruptionBudget": {"maxUnavailable": 3}}}, {"priority": 5}, {"hosting": "Pods"},
+    ]  # fmt: skip
+    for each in same:
+        assert revisions.name_of(revisions.template(deployment(**each))) == name, each
+    for other in ({"engine": {"image": "x"}}, {"placement": {"schedulerName": "x"}}, {"kvCache": {"events": False}}):
+        assert revisions.name_of(revisions.template(deployment(**other))) != name, other
