@@ -236,6 +236,22 @@ class Crds(Values):
     )
 
 
+_PROMETHEUS: Object = {
+    "namespaceSelector": {},
+    "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+}
+
+
+class NetworkPolicies(Values):
+    """Only those who need it reach Redis, controllers, admin ports and workers, where the network enforces it."""
+
+    enabled: bool = Field(True, description="Whether to make them")
+    monitoring: list[Object] = Field([_PROMETHEUS], description="Peers that read metrics")
+    workers: list[Object] = Field(
+        [], description="Peers that may reach workers beside gateways, controllers and KubeRay: other gateways, say"
+    )
+
+
 class ServiceAccounts(Values):
     """Accounts and rights."""
 
@@ -261,9 +277,7 @@ class Chart(Values):
     controller: Controller = Field(Controller(), description="Controllers")
     operator: Operator = Field(Operator(), description="Operators")
     redis: Redis = Field(Redis(), description="Redis")
-    networkPolicies: bool = Field(
-        True, description="Whether only those who need it reach Redis, controllers, admin ports and workers"
-    )
+    networkPolicies: NetworkPolicies = Field(NetworkPolicies(), description="Who may reach what")
     serviceAccounts: ServiceAccounts = Field(ServiceAccounts(), description="Accounts and rights")
     monitoring: Monitoring = Field(Monitoring(), description="Prometheus and Grafana")
     crds: Crds = Field(Crds(), description="Custom resource definitions")

@@ -99,7 +99,7 @@ def test_a_release_lives_and_leaves_what_is_the_users(kube: tools.Tools, tmp_pat
         (),
         ("gateway.tls.mode=selfSigned", "gateway.autoscaling.enabled=true", "monitoring.dashboards.enabled=true",
          "gateway.service.type=NodePort", "gateway.service.nodePort=30080", "gateway.apiKeysSecret=keys"),
-        ("redis.bundled.storage.enabled=false", "serviceAccounts.create=false", "networkPolicies=false"),
+        ("redis.bundled.storage.enabled=false", "serviceAccounts.create=false", "networkPolicies.enabled=false"),
     ],
     ids=["default", "more", "less"],
 )  # fmt: skip

@@ -185,6 +185,25 @@ def test_selectors_choose_the_pods_of_their_component() -> None:
         assert matching == [each["metadata"]["labels"]["app.kubernetes.io/component"]], each["metadata"]["name"]
 
 
+@pytest.mark.parametrize("monitoring", ["[]", '[{"podSelector": {"matchLabels": {"app": "prom"}}}]'])
+def test_nothing_but_the_client_port_is_open_to_all(monitoring: str) -> None:
+    """Every rule of every policy names peers, but that of the client port; also where nobody reads metrics."""
+    objects = charts.template(f"networkPolicies.monitoring={monitoring}")
+    policies = [each for each in objects if each["kind"] == "NetworkPolicy"]
+    assert len(policies) == 5
+    for each in policies:
+        assert each["spec"]["policyTypes"] == ["Ingress"]
+        for rule in each["spec"]["ingress"]:
+            assert rule.get("from") or rule == {"ports": [{"port": "http"}]}, each["metadata"]["name"]
+
+
+def test_further_peers_reach_workers() -> None:
+    """What is given is let through to workers, beside the release's own."""
+    given = 'networkPolicies.workers=[{"podSelector": {"matchLabels": {"app": "envoy"}}}]'
+    policy = charts.one(charts.template(given), "NetworkPolicy", "-workers")
+    assert {"podSelector": {"matchLabels": {"app": "envoy"}}} in policy["spec"]["ingress"][0]["from"]
+
+
 def test_the_gateways_certificate_names_its_service() -> None:
     """`selfSigned`: the certificate is the CA's, and names the Service and what was added."""
     secret = charts.one(
