@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pydantic
 
@@ -61,12 +61,22 @@ class Outcome:
     again_s: float | None = None
 
 
-class Verdicts:
-    """The port by which latencies of revisions are compared. This one knows nothing."""
+class Verdicts(Protocol):
+    """The port by which latencies of revisions are compared."""
 
     async def of(self, deployment: modeldeployment.ModelDeployment, old: str, new: str) -> rollout.Verdict:
         """What the latencies of both revisions say."""
-        return rollout.Verdict.UNKNOWN
+
+
+class Unknowing:
+    """The twin: it knows nothing, or what it is told."""
+
+    def __init__(self, verdict: rollout.Verdict = rollout.Verdict.UNKNOWN) -> None:
+        self.verdict = verdict
+
+    async def of(self, deployment: modeldeployment.ModelDeployment, old: str, new: str) -> rollout.Verdict:
+        """See `Verdicts`."""
+        return self.verdict
 
 
 class DeploymentReconciler:
@@ -85,7 +95,7 @@ class DeploymentReconciler:
     ) -> None:
         """`done` hears of each command that was carried out; `published` is where gateways hear of deployments."""
         self._kube, self._sight, self._fleets, self._clock, self._host = client, looking, known, clock, host
-        self._verdicts, self._done = verdicts or Verdicts(), done
+        self._verdicts, self._done = verdicts or Unknowing(), done
         self._published = published or publishing.InMemory()
         self._log = logs.get("operator")
 

@@ -17,6 +17,7 @@ from operators import (
     metrics,
     pods,
     published,
+    scraped,
     sight,
     unbuilt,
 )
@@ -220,6 +221,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
     known = fleets.Followed(
         lambda namespace: registry.RedisRegistry(link.client, wire.Keys(namespace)), link, clock, copies.workers_changed
     )
+    verdicts = scraped.Scraped(known, clock)
     looking = sight.Cached(client, copies.deployments, copies.profiles, copies.owned)
     reconciler = deployments.DeploymentReconciler(
         client,
@@ -233,6 +235,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
             settings.vllm_image,
             settings.redis_ca_secret or "",
         ),
+        verdicts,
         done=lambda command: counted.commands.labels(command).inc(),
         published=published.InRedis(link.client),
     )
@@ -266,6 +269,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
     life.add("clients", _Clients(lease_client, client))
     life.add("redis", link)
     life.add("registries", known)
+    life.add("latencies", verdicts)
     life.add("copies", copies)
     life.add("election", bid)
     life.add("loop", leading)

@@ -25,11 +25,13 @@ class Stage:
         self.host = pods.WorkerHost("penstock:test", "redis", "url", "vllm:test")
         self.reconciler = self.another()
 
-    def another(self, client: kube.KubeClient | None = None) -> deployments.DeploymentReconciler:
+    def another(
+        self, client: kube.KubeClient | None = None, verdicts: deployments.Verdicts | None = None
+    ) -> deployments.DeploymentReconciler:
         """A reconciler that knows nothing of the one before."""
         calls = client or self.client
         return deployments.DeploymentReconciler(
-            calls, sight.Live(calls), fleets.Asked(self.registry), self.clock, self.host
+            calls, sight.Live(calls), fleets.Asked(self.registry), self.clock, self.host, verdicts
         )
 
     def create(self, replicas: int = 2, **spec: Any) -> None:

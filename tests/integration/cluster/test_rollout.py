@@ -10,7 +10,8 @@ import pytest
 from click import testing
 
 from controller.cli import rollout as command
-from operators import pods, sight
+from operators import deployments, pods, sight
+from operators.policy import rollout as policy
 from penstock.api import types
 from tests.cluster import api
 from tests.support.stage import Stage
@@ -166,3 +167,19 @@ def test_a_cluster_that_is_away_has_its_own_exit_status(tmp_path: pathlib.Path) 
     file.write_text(away.replace("certificate-authority-data: ''", "insecure-skip-tls-verify: true"))
     done = testing.CliRunner().invoke(command.rollout, ["status", "m", "--kubeconfig", str(file)])
     assert done.exit_code == 3, done.output
+
+
+async def test_worse_latencies_roll_back(stage: Stage) -> None:
+    """A canary whose latencies are worse is taken back, and the rest never saw it."""
+    verdict = deployments.Unknowing()
+    stage.reconciler = stage.another(verdicts=verdict)
+    targets: list[Any] = [{"name": "chat", "ttft": "500ms"}]
+    stage.create(replicas=4, sloClasses=targets, rollout={"canary": {"percent": 25, "watchFor": "1h"}})
+    await play(stage, passes=4)
+    image(stage, "two")
+    await play(stage, passes=10)
+    assert sorted(set(images(stage))) != ["penstock:test"]
+    verdict.verdict = policy.Verdict.WORSE
+    await play(stage)
+    assert images(stage) == ["penstock:test"] * 4
+    assert "latencies are worse" in stage.condition("Progressing")["message"]
