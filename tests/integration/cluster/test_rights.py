@@ -28,12 +28,13 @@ NOT_WALKED: frozenset[tuple[str, str, str]] = frozenset({
     ("create", "", "services"),
     ("create", "policy", "poddisruptionbudgets"),
     ("create", "discovery.k8s.io", "endpointslices"),
-    # Of a role that is there no more, and where no worker serves: test_operator.py.
-    ("delete", "policy", "poddisruptionbudgets"),
-    ("delete", "discovery.k8s.io", "endpointslices"),
-    # KubeRay is not on this cluster: test_units.py.
-    *((verb, "ray.io", "rayclusters") for verb in ("get", "watch", "create", "patch", "delete")),
 })  # fmt: skip
+PROFILE = {
+    "apiVersion": "penstock.dev/v1alpha1",
+    "kind": "AcceleratorProfile",
+    "metadata": {"name": "h100"},
+    "spec": {"resourceName": "nvidia.com/gpu", "memory": "80Gi", "perNode": 8},
+}
 
 
 class Stage:
@@ -103,7 +104,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     try:
         programs = binaries.find(os.environ)
         plane = control_plane.ControlPlane(programs, tmp_path_factory.mktemp("plane"), extras)
-        programs.need("helm")
+        programs.need("helm", "kuberay-crds")
     except binaries.Unavailable as exc:
         pytest.skip(str(exc))
     server = embedded_redis.EmbeddedRedis(folder / "redis", clocks.SystemClock())
@@ -113,6 +114,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         plane.start()
         kube = releases.prepare(tools.Tools(programs, plane.kubeconfig, folder), "ops", volumes=0)
         kube.apply_folder(charts.CHART / "crds")
+        kube.apply_folder(programs.path("kuberay-crds"))
         wanted = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
         objects = charts.template(release="pen", namespace="ops")
         kube.apply(*(each for each in objects if each["kind"] in wanted and "hook" not in str(each["metadata"])))
@@ -191,10 +193,52 @@ def walk(stage: Stage) -> None:
     stage.until("the other leads", lambda: "operator-b" in stage.holder())
     roll_out(stage, 3)
     stage.until("old revisions are gone", lambda: len(kube.get("controllerrevisions")) == 2)
+    kube.kubectl("scale", "md/m", "--replicas=0")
+    stage.until("the last worker has drained", lambda: asyncio.run(leave(stage.url)))
+    stage.until("its Service has no address", lambda: not kube.get("endpointslices"))
     kube.kubectl("delete", "md/m")
     stage.until("no worker is left", lambda: not stage.pods())
+    roles(stage)
+    units(stage)
     second.terminate()
     second.wait(30)
+
+
+def roles(stage: Stage) -> None:
+    """A role that is there no more takes its budget along."""
+    two = model(1, 0)
+    two["metadata"] = {"name": "r"}
+    one = two | {"spec": two["spec"] | {"roles": [{"name": "unified"}]}}
+    stage.kube.apply(two | {"spec": two["spec"] | {"roles": [{"name": "unified"}, {"name": "encode"}]}})
+    stage.until("two budgets", lambda: len(stage.kube.get("pdb", "-l", "penstock.dev/deployment=r")) == 2)
+    stage.kube.apply(one)
+    stage.until("one budget", lambda: len(stage.kube.get("pdb", "-l", "penstock.dev/deployment=r")) == 1)
+    stage.kube.kubectl("delete", "md/r")
+
+
+def units(stage: Stage) -> None:
+    """Workers of two nodes: RayClusters are made, drained and deleted; one whose name somebody has is looked at."""
+    kube = stage.kube
+    pod = {"spec": {"containers": [{"name": "c", "image": "x"}]}}
+    taken = {"headGroupSpec": {"rayStartParams": {}, "template": pod}}
+    kube.apply({"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "big-0"}, "spec": taken})
+    spec = {
+        "model": {"name": "big", "source": {"path": "/models/big"}},
+        "engine": {"kind": "vllm", "image": "vllm:test"},
+        "accelerators": [{"profile": "h100"}],
+        "parallelism": {"tensor": 8, "pipeline": 2, "nodes": 2},
+        "replicas": 2,
+    }
+    big = {"apiVersion": "penstock.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "big"}, "spec": spec}
+    kube.apply(PROFILE, big)
+    stage.until("the taken name is said", lambda: "big-0" in str(kube.get("md", "big").get("status")))
+    kube.kubectl("delete", "raycluster", "big-0")
+    stage.until("two units", lambda: len(kube.get("rayclusters", "-l", "penstock.dev/deployment=big")) == 2)
+    asyncio.run(register(stage.url, "big", ["big-0", "big-1"]))
+    kube.kubectl("scale", "md/big", "--replicas=1")
+    stage.until("one has drained", lambda: asyncio.run(leave(stage.url)))
+    stage.until("one unit is left", lambda: len(kube.get("rayclusters")) == 1)
+    kube.kubectl("delete", "md/big")
 
 
 def kinds(stage: Stage) -> None:
