@@ -10,6 +10,7 @@ import shutil
 import pytest
 import yaml
 
+import penstock
 from penstock.api import crds
 from tools import chartgen
 from tools.chart import rendered, values
@@ -76,3 +77,8 @@ def test_a_change_of_the_chart_makes_the_manifests_stale(
     assert rendered.digest() in rendered.OUT.read_text()
     (rendered.CHART / "templates" / "more.yaml").write_text("# more\n")
     assert "not rendered from the present chart" in rendered.check()[0]
+
+
+def test_the_chart_is_of_this_version() -> None:
+    """Images get the version of the code that they are built from."""
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == penstock.__version__
