@@ -19,7 +19,7 @@ import yaml
 
 sys.path.insert(0, ".")
 from operators import rights
-from tools.chart import rendered, values
+from tools.chart import dashboard, rendered, values
 
 CHART = pathlib.Path("helm/penstock")
 PAGE = pathlib.Path("docs/helm-values.md")
@@ -147,6 +147,7 @@ def wanted() -> dict[pathlib.Path, str]:
         CHART / "files" / "operator-rules.yaml": rules(rights.NAMESPACED),
         CHART / "files" / "operator-cluster-rules.yaml": rules(rights.CLUSTER),
         CHART / "files" / "operator-own-rules.yaml": rules(rights.OWN),
+        CHART / "dashboards" / "penstock.json": dashboard.render(),
         CHART / "values.yaml": values_yaml(),
         CHART / "values.schema.json": json.dumps(schema(), indent=1) + "\n",
         PAGE: page(),

@@ -7,9 +7,11 @@ import json
 import pathlib
 import re
 
+import prometheus_client
 import pytest
 import yaml
 
+from operators import metrics as operator_metrics
 from penstock.runtime import clock as clocks
 from router.dataplane import fleet, gateway
 from router.index import prefix
@@ -21,7 +23,7 @@ _METRIC = re.compile(r"\bpenstock_\w+")
 
 
 def families() -> set[str]:
-    """Every name that a gateway's /metrics prints, with what histograms add."""
+    """Every name that /metrics of a gateway and of an operator prints, with what histograms add."""
     loop = asyncio.new_event_loop()
     try:
         endpoints = fleet.Fleet(prefix.PrefixIndex(1 << 20), lambda record: pytest.fail("no endpoint is added"))
@@ -29,6 +31,7 @@ def families() -> set[str]:
         text = metrics.render(owner, degraded.Degraded(clocks.SystemClock())).decode()
     finally:
         loop.close()
+    text += prometheus_client.generate_latest(operator_metrics.Metrics().registry).decode()
     typed = dict(re.findall(r"^# TYPE (\S+) (\S+)", text, re.MULTILINE))
     assert len(typed) > 15
     return {
