@@ -15,17 +15,17 @@ Profile = acceleratorprofile.AcceleratorProfile
 
 AGENT_PORT = 8001
 # After the drain's own deadline: to cut what is left, deregister and end.
-_GRACE_S = 30
+GRACE_S = 30
 _PROBE_S = 5
 _AGENT_USER = 65532
-_SECURITY: Object = {
+SECURITY: Object = {
     "allowPrivilegeEscalation": False,
     "runAsNonRoot": True,
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 # Images of engines run as root, some of them only so.
-_ENGINE_SECURITY: Object = {key: value for key, value in _SECURITY.items() if key != "runAsNonRoot"}
+_ENGINE_SECURITY: Object = {key: value for key, value in SECURITY.items() if key != "runAsNonRoot"}
 
 
 def pod(
@@ -68,7 +68,7 @@ def pod_spec(
     return {
         # A drained worker ends with 0 and stays ended; one that crashed is started again in its place.
         "restartPolicy": "OnFailure",
-        "terminationGracePeriodSeconds": drain_s + _GRACE_S,
+        "terminationGracePeriodSeconds": drain_s + GRACE_S,
         "automountServiceAccountToken": False,
         # Or each Service of the namespace would be told in a dozen variables.
         "enableServiceLinks": False,
@@ -115,11 +115,11 @@ def _simulated(
         "name": "worker",
         "image": deployment.spec.engine.image or host.image,
         "command": ["python", "-m", "workers.hosting"],
-        "env": [*map(_variable, deployment.spec.engine.env), *_agent_env(spec, host)],
+        "env": [*map(variable, deployment.spec.engine.env), *_agent_env(spec, host)],
         "ports": [{"name": "http", "containerPort": engines.ENGINE_PORT}],
         "resources": resources(deployment, role, devices(parallel, profile)),
         **_probes(deployment),
-        "securityContext": _SECURITY,
+        "securityContext": SECURITY,
     }
     return {"containers": [container]}
 
@@ -133,7 +133,7 @@ def _real(
 ) -> Object:
     """The engine's container, the agent's beside it, and the download before both."""
     model, engine = deployment.spec.model, deployment.spec.engine
-    files = sources.files(model, host.image, _SECURITY)
+    files = sources.files(model, host.image, SECURITY)
     parallel, args = parallelism_of(deployment, role, profile)
     start = engines.STARTS[engine.kind](engines.Case(deployment, role, parallel, args, files.path))
     shared = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(_asked(deployment, role).shared_memory)}}
@@ -141,7 +141,7 @@ def _real(
         "name": "engine",
         "image": image_of(deployment, host),
         "command": list(start.command),
-        "env": [*({"name": name, "value": value} for name, value in start.env), *map(_variable, engine.env)],
+        "env": [*({"name": name, "value": value} for name, value in start.env), *map(variable, engine.env)],
         "ports": [{"name": "http", "containerPort": engines.ENGINE_PORT}],
         "resources": resources(deployment, role, devices(parallel, profile)),
         **_probes(deployment),
@@ -205,7 +205,7 @@ def agent(
         "ports": [{"name": "agent", "containerPort": AGENT_PORT}],
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
-        "securityContext": _SECURITY | {"readOnlyRootFilesystem": True},
+        "securityContext": SECURITY | {"readOnlyRootFilesystem": True},
     }
 
 
@@ -265,7 +265,8 @@ def _agent_env(spec: Object, host: pods.WorkerHost) -> list[Object]:
     ]
 
 
-def _variable(each: serving.EnvVar) -> Object:
+def variable(each: serving.EnvVar) -> Object:
+    """One variable of the engine, by value or from a Secret."""
     if each.secret_key_ref is None:
         return {"name": each.name, "value": each.value}
     reference = {"name": each.secret_key_ref.name, "key": each.secret_key_ref.key}

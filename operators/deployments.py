@@ -36,13 +36,16 @@ class Snapshot:
 
     def worker(self, name: str) -> Object:
         """The object of a worker: its Pod, or the unit of its ranks."""
-        found = (*self.seen.of(sight.POD), *self.seen.of(sight.UNIT))
-        return next(each for each in found if each["metadata"]["name"] == name)
+        return self._found(name)[1]
 
-    def path(self, name: str) -> str:
-        """The path of that object."""
-        kind = sight.POD if any(each["metadata"]["name"] == name for each in self.seen.of(sight.POD)) else sight.UNIT
-        return kind.path(self.deployment.metadata.namespace, name)
+    def kind(self, name: str) -> sight.Kind:
+        """What that object is."""
+        return self._found(name)[0]
+
+    def _found(self, name: str) -> tuple[sight.Kind, Object]:
+        return next(
+            (kind, each) for kind in sight.WORKERS for each in self.seen.of(kind) if each["metadata"]["name"] == name
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +223,8 @@ class DeploymentReconciler:
                     await self._drain(snapshot, command.worker, now_s)
                 case workers.Delete():
                     meta = snapshot.worker(command.worker)["metadata"]
-                    await self._kube.delete(snapshot.path(command.worker), meta["uid"], meta["resourceVersion"])
+                    path = snapshot.kind(command.worker).path(meta["namespace"], command.worker)
+                    await self._kube.delete(path, meta["uid"], meta["resourceVersion"])
             self._done(type(command).__name__)
             self._log.info("worker_command", command=type(command).__name__, **dataclasses.asdict(command))
             await self._tell(events.of_command(snapshot.deployment, command, now_s))
@@ -234,7 +238,7 @@ class DeploymentReconciler:
             kind, document = units.document(template, command, self._host, profile)
             if not self._sight.has(kind):
                 raise pods.UnsupportedError(
-                    "a worker of several nodes runs on a RayCluster, and the cluster does not know this kind -> install KubeRay"
+                    f"the worker would be a {kind.name}, and the cluster does not know this kind -> install KubeRay"
                 )
             made = await self._kube.create(kind.path(namespace), document)
         except pods.UnsupportedError as exc:
@@ -286,9 +290,8 @@ class DeploymentReconciler:
                     "annotations": {pods.DRAIN_ANNOTATION: pods.timestamp(now_s)},
                 }
             }
-            path = snapshot.path(worker)
-            kind = sight.POD if "/pods/" in path else sight.UNIT
-            self._sight.wrote(kind, await self._kube.merge(path, change))
+            kind = snapshot.kind(worker)
+            self._sight.wrote(kind, await self._kube.merge(kind.path(namespace, worker), change))
         await self._fleets.registry(namespace).set_state(worker, None, types.WorkerState.DRAINING)
 
     async def _say(self, snapshot: Snapshot, problem: Problem | None, now_s: float) -> None:

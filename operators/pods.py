@@ -16,6 +16,7 @@ Object = dict[str, Any]
 DEPLOYMENT_LABEL = "penstock.dev/deployment"
 ROLE_LABEL = "penstock.dev/role"
 REVISION_LABEL = "penstock.dev/revision"
+WORKER_LABEL = "penstock.dev/worker"
 ACCELERATOR_LABEL = "penstock.dev/accelerator"
 DRAIN_ANNOTATION = "penstock.dev/drain-since"
 REDIS_CA_FOLDER = "/etc/penstock-redis-ca"
@@ -43,7 +44,8 @@ def selector(deployment: str, role: str) -> dict[str, str]:
 
 def labels_of(deployment: modeldeployment.ModelDeployment, create: workers.Create) -> dict[str, str]:
     """All labels of a worker."""
-    found = selector(deployment.metadata.name, create.role) | {REVISION_LABEL: create.revision}
+    found = selector(deployment.metadata.name, create.role)
+    found |= {WORKER_LABEL: create.worker, REVISION_LABEL: create.revision}
     return found | ({ACCELERATOR_LABEL: create.accelerator} if create.accelerator else {})
 
 

@@ -34,7 +34,12 @@ NAMESPACED = (
     ),
     Rule("what was done", "events.k8s.io", ("events",), ("create",)),
     Rule("workers", "", ("pods",), ("get", "list", "watch", "create", "patch", "delete")),
-    Rule("workers of several nodes", "ray.io", ("rayclusters",), ("get", "list", "watch", "create", "patch", "delete")),
+    Rule(
+        "workers of several nodes, or hosted by Ray Serve",
+        "ray.io",
+        ("rayclusters", "rayservices"),
+        ("get", "list", "watch", "create", "patch", "delete"),
+    ),
     Rule("limits of evictions", "policy", ("poddisruptionbudgets",), ("list", "watch", "create", "patch", "delete")),
     Rule("the workers' Service", "", ("services",), ("list", "watch", "create", "patch")),
     Rule("its addresses", "discovery.k8s.io", ("endpointslices",), ("list", "watch", "create", "patch", "delete")),

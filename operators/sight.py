@@ -38,8 +38,11 @@ BUDGET = Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets")
 SERVICE = Kind("Service", "v1", "services")
 SLICE = Kind("EndpointSlice", "discovery.k8s.io/v1", "endpointslices")
 UNIT = Kind("RayCluster", "ray.io/v1", "rayclusters", optional=True)
+SERVED = Kind("RayService", "ray.io/v1", "rayservices", optional=True)
+# Kinds that are a worker each.
+WORKERS = (POD, UNIT, SERVED)
 # What decides about workers: looked at anew before anything is taken away.
-DECIDING = (POD, REVISION, UNIT)
+DECIDING = (*WORKERS, REVISION)
 OWNED = (*DECIDING, BUDGET, SERVICE, SLICE)
 
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from operators import build, pods, sight
+from operators import build, pods, rayserve, sight
 from operators.policy import workers
 from penstock.api import types
 from penstock.api.crds import acceleratorprofile, modeldeployment
@@ -15,7 +15,6 @@ from penstock.api.crds import acceleratorprofile, modeldeployment
 Object = dict[str, Any]
 Profile = acceleratorprofile.AcceleratorProfile
 
-CLUSTER_LABEL = "ray.io/cluster"
 _NODE_TYPE = "ray.io/node-type"
 # The containers' own commands start Ray by the command that KubeRay has generated.
 _OWN_COMMAND = {"ray.io/overwrite-container-cmd": "true"}
@@ -39,9 +38,7 @@ def document(
     """The object of a new worker. Raises `UnsupportedError`."""
     role = next(each for each in deployment.spec.roles if each.name == create.role)
     if deployment.spec.hosting == "RayServe":
-        raise pods.UnsupportedError(
-            "hosting RayServe is not in this version -> hosting: Pods (which uses Ray across nodes)"
-        )
+        return sight.SERVED, rayserve.document(deployment, create, host, profile)
     parallel, _ = build.parallelism_of(deployment, role, profile)
     if parallel.nodes == 1:
         return sight.POD, build.pod(deployment, create, host, profile)
@@ -107,11 +104,16 @@ def observed(
         pods.observed(each, states.get(each["metadata"]["name"]), registry, default_revision)
         for each in seen.of(sight.POD)
     ]
-    for each in seen.of(sight.UNIT):
+    for each in (*seen.of(sight.UNIT), *seen.of(sight.SERVED)):
         name = each["metadata"]["name"]
-        ranks = [rank for rank in seen.ranks if (rank["metadata"].get("labels") or {}).get(CLUSTER_LABEL) == name]
+        ranks = [rank for rank in seen.ranks if _worker_of(rank) == name]
         found.append(_observed(each, ranks, states.get(name), registry, default_revision))
     return tuple(found)
+
+
+def _worker_of(rank: Object) -> str:
+    """The worker that a Pod is a rank of."""
+    return str((rank["metadata"].get("labels") or {}).get(pods.WORKER_LABEL, ""))
 
 
 def _observed(
@@ -139,7 +141,12 @@ def _observed(
 
 
 def _broken(unit: Object, head: Object | None, ranks: Sequence[Object]) -> bool:
-    """Whether a unit that was whole has lost a rank. KubeRay makes a new Pod for it, but the engine's group is lost."""
+    """Whether a unit that was whole has lost a rank. KubeRay makes a new Pod for it, but the engine's group is lost.
+
+    What Serve hosts has one node, and Serve mends it.
+    """
+    if "serveConfigV2" in unit["spec"]:
+        return False
     whole_s = _ready_since_s(head)
     if whole_s is None or head is None:
         return False
@@ -171,7 +178,6 @@ def addresses(seen: sight.Seen) -> dict[str, str]:
     """Where each worker's engine is reached; workers without an address are left out."""
     found = {each["metadata"]["name"]: each.get("status", {}).get("podIP", "") for each in seen.of(sight.POD)}
     for rank in seen.ranks:
-        labels = rank["metadata"].get("labels") or {}
-        if labels.get(_NODE_TYPE) == "head" and CLUSTER_LABEL in labels:
-            found[labels[CLUSTER_LABEL]] = rank.get("status", {}).get("podIP", "")
+        if (rank["metadata"].get("labels") or {}).get(_NODE_TYPE) == "head":
+            found[_worker_of(rank)] = rank.get("status", {}).get("podIP", "")
     return {name: address for name, address in found.items() if address}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ray
 from ray import serve
 
 from penstock.runtime import errors, logs
@@ -42,13 +43,20 @@ class Replica:
     async def __init__(self, config_json: str) -> None:  # type: ignore[misc]
         logs.configure(logs.LogSettings(format="json"))
         config = spec.WorkerSpec.model_validate_json(config_json)
+        if config.host == "auto":
+            config = config.model_copy(update={"host": ray.util.get_node_ip_address()})
         if config.host in ("127.0.0.1", "::1", "localhost"):
             keep_to_loopback()
         self._worker = worker.Worker(config)
         await self._worker.start()
 
     async def check_health(self) -> None:
-        """Raises where the engine is dead or another incarnation took over; Serve then replaces the replica."""
+        """Raises where the engine is dead or another incarnation took over; Serve then replaces the replica.
+
+        A worker that has drained is well: it would come back if Serve replaced it.
+        """
+        if self._worker.agent.ended.is_set() and self._worker.agent.failure is None:
+            return
         if not await self._worker.agent.healthy():
             raise errors.TerminalError(self._worker.agent.failure or "the engine does not run")
 
@@ -81,3 +89,8 @@ def application(config: spec.WorkerSpec, runtime_env: dict[str, Any] | None = No
     )
     bound: serve.Application = deployment.bind(config.model_dump_json())
     return bound
+
+
+def build(args: dict[str, str]) -> serve.Application:
+    """The application of a RayService: `spec` is a worker's specification as JSON; its host may be `auto`, the node's."""
+    return application(spec.WorkerSpec.model_validate_json(args["spec"]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import openai
 import pytest
 
 from tests.cluster import binaries, tools
@@ -90,3 +92,44 @@ def test_a_ray_cluster_runs_and_a_lost_rank_is_rebuilt(ray: tools.Tools) -> None
 def rank(ray: tools.Tools) -> list[dict[str, Any]]:
     """Worker Pods that are ready."""
     return [each for each in installed.pods(ray, "ray.io/node-type=worker") if installed.ready(each)]
+
+
+SERVED = {
+    "apiVersion": "penstock.dev/v1alpha1",
+    "kind": "ModelDeployment",
+    "metadata": {"name": "served"},
+    "spec": {
+        "model": {"name": "served"},
+        "hosting": "RayServe",
+        "engine": {
+            "kind": "sim",
+            "profile": "cpu-tiny",
+            "image": image.RAY,
+            "resources": {"cpu": "200m", "memory": "2Gi"},
+        },
+        "drain": {"timeout": "60s"},
+    },
+}
+
+
+def test_ray_serve_hosts_a_worker(ray: tools.Tools, cluster: session.RealCluster) -> None:
+    """A RayService of the operator's runs the worker, a client is answered through the gateways, and it drains and goes."""
+    installed.install(ray, cluster.folder)
+    try:
+        began_s = time.monotonic()
+        ray.apply(SERVED)
+        ray.wait("--for=condition=Ready", "md/served", timeout_s=240)
+        print(f"a worker hosted by Ray Serve was ready after {time.monotonic() - began_s:.0f} s")
+        [service] = ray.get("rayservices")
+        assert service["metadata"]["name"] == "served-0"
+        client = openai.OpenAI(base_url=f"{installed.gateway_url(ray)}/v1", api_key="none", max_retries=0)
+        answer = client.chat.completions.create(
+            model="served", messages=[{"role": "user", "content": "Hello"}], max_tokens=8
+        )
+        assert answer.choices[0].message.content
+        ray.kubectl("scale", "md/served", "--replicas=0")
+        tools.until("no RayService", lambda: ray.get("rayservices") == [], 90)
+        tools.until("no Ray Pods", lambda: ray.get("pods", "-l", "penstock.dev/worker=served-0") == [], 120)
+    finally:
+        ray.kubectl("delete", "md", "--all", "--ignore-not-found")
+        ray.helm("uninstall", "penstock", "--wait")

@@ -28,6 +28,8 @@ NOT_WALKED: frozenset[tuple[str, str, str]] = frozenset({
     ("create", "", "services"),
     ("create", "policy", "poddisruptionbudgets"),
     ("create", "discovery.k8s.io", "endpointslices"),
+    # A RayService takes Ray itself to become ready: tests/e2e/cluster/test_kuberay.py.
+    *((verb, "ray.io", "rayservices") for verb in ("get", "create", "patch", "delete")),
 })  # fmt: skip
 PROFILE = {
     "apiVersion": "penstock.dev/v1alpha1",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from operators import units
+from operators import pods
 from penstock.api import types, wire
 from penstock.runtime import clock as clocks
 from penstock.runtime import embedded_redis, processes, registry
@@ -58,7 +58,7 @@ class Stage:
 
     def ranks(self, unit: str) -> dict[str, Any]:
         """Pods of a unit by their part."""
-        found = self.kube.get("pods", "-l", f"{units.CLUSTER_LABEL}={unit}")
+        found = self.kube.get("pods", "-l", f"{pods.WORKER_LABEL}={unit}")
         return {
             each["metadata"]["labels"]["ray.io/node-type"]: each
             for each in found

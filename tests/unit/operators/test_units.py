@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from operators import cache, objects, pods, revisions, sight, units
 from operators.policy import workers
 from penstock.api.crds import acceleratorprofile, modeldeployment
 from penstock.api.types import WorkerState
+from workers.hosting import spec as hosting
 
 HOST = pods.WorkerHost("penstock:test", "redis", "url", "vllm:test")
 CREATE = workers.Create("m-0", "unified", "r1", "h100")
@@ -59,7 +61,8 @@ def test_a_worker_of_two_nodes_is_one_ray_cluster() -> None:
 @pytest.mark.parametrize(
     ("spec", "cause"),
     [
-        ({"hosting": "RayServe"}, "hosting RayServe is not in this version"),
+        ({"hosting": "RayServe"}, "engine.kind vllm is not hosted by Ray Serve"),
+        ({"hosting": "RayServe", "engine": {"kind": "sim"}}, "engine.image must be given for hosting RayServe"),
         ({"engine": {"kind": "sglang", "image": "x"}}, "sglang is not hosted on several nodes"),
     ],
 )
@@ -71,7 +74,7 @@ def test_what_is_not_hosted_is_said(spec: dict[str, Any], cause: str) -> None:
 
 def rank(name: str, kind: str, *, made: str = START, phase: str = "Running", **status: Any) -> dict[str, Any]:
     """A Pod of the unit."""
-    labels = {units.CLUSTER_LABEL: "m-0", "ray.io/node-type": kind, pods.DEPLOYMENT_LABEL: "m"}
+    labels = {pods.WORKER_LABEL: "m-0", "ray.io/node-type": kind, pods.DEPLOYMENT_LABEL: "m"}
     meta = {"name": name, "namespace": "models", "labels": labels, "creationTimestamp": made, "ownerReferences": []}
     conditions = [{"type": "Ready", "status": "True", "lastTransitionTime": READY}]
     return {"metadata": meta, "status": {"phase": phase, "conditions": conditions, "podIP": "10.0.0.9", **status}}
@@ -202,3 +205,18 @@ def test_counts_and_the_manner_of_replacing_are_no_revision() -> None:
         assert revisions.name_of(revisions.template(deployment(**each))) == name, each
     for other in ({"engine": {"image": "x"}}, {"placement": {"schedulerName": "x"}}, {"kvCache": {"events": False}}):
         assert revisions.name_of(revisions.template(deployment(**other))) != name, other
+
+
+def test_a_worker_of_ray_serve_is_one_application() -> None:
+    """The application's argument is a worker's specification; its engine and Serve's proxy have ports of their own."""
+    served = deployment(hosting="RayServe", engine={"kind": "sim", "image": "ray:x"}, parallelism={}, accelerators=[])
+    kind, found = units.document(served, CREATE, HOST, None)
+    assert (kind, found["kind"]) == (sight.SERVED, "RayService")
+    config = yaml.safe_load(found["spec"]["serveConfigV2"])
+    [application] = config["applications"]
+    wanted = hosting.WorkerSpec.model_validate_json(application["args"]["spec"])
+    assert (wanted.id, wanted.host, wanted.drains_by_registry, wanted.revision) == ("m-0", "auto", True, "r1")
+    assert wanted.engine.settings["port"] != config["http_options"]["port"]
+    [container] = found["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"]
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert (ports["serve"], ports["http"]) == (config["http_options"]["port"], wanted.engine.settings["port"])

@@ -1,0 +1,93 @@
+"""A worker hosted by Ray Serve: a RayService of one application, which Serve watches and starts again. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import yaml
+
+from operators import build, engines, pods
+from operators.policy import workers
+from penstock.api.crds import acceleratorprofile, modeldeployment, values
+
+Object = dict[str, Any]
+
+# Serve's own HTTP proxy: no request passes through it, and the engine has the usual port.
+PROXY_PORT = 8100
+_HOME = "/home/ray"
+
+
+def document(
+    deployment: modeldeployment.ModelDeployment,
+    create: workers.Create,
+    host: pods.WorkerHost,
+    profile: acceleratorprofile.AcceleratorProfile | None,
+) -> Object:
+    """The RayService of a new worker. Raises `UnsupportedError`."""
+    spec, meta = deployment.spec, deployment.metadata
+    if spec.engine.kind != "sim":
+        raise pods.UnsupportedError(
+            f"engine.kind {spec.engine.kind} is not hosted by Ray Serve in this version -> hosting: Pods, or engine.kind sim"
+        )
+    if spec.engine.image is None:
+        raise pods.UnsupportedError("engine.image must be given for hosting RayServe: one with Ray and this package")
+    role = next(each for each in spec.roles if each.name == create.role)
+    parallel, _ = build.parallelism_of(deployment, role, profile)
+    if parallel.nodes > 1:
+        raise pods.UnsupportedError("a worker hosted by Ray Serve has one node -> hosting: Pods, which spans several")
+    labels = pods.labels_of(deployment, create)
+    container = {
+        "name": "ray",
+        "image": spec.engine.image,
+        "env": [*map(build.variable, spec.engine.env), *_environment(host)],
+        "ports": [
+            {"name": "gcs-server", "containerPort": 6379},
+            {"name": "dashboard", "containerPort": 8265},
+            {"name": "serve", "containerPort": PROXY_PORT},
+            {"name": "http", "containerPort": engines.ENGINE_PORT},
+        ],
+        "resources": build.resources(deployment, role, build.devices(parallel, profile)),
+        "volumeMounts": [{"name": "home", "mountPath": _HOME}, {"name": "tmp", "mountPath": "/tmp"}],
+        "securityContext": build.SECURITY,
+    }
+    pod = {
+        "terminationGracePeriodSeconds": math.ceil(values.duration_s(spec.drain.timeout)) + build.GRACE_S,
+        "automountServiceAccountToken": False,
+        "containers": [container],
+        "volumes": [{"name": "home", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+        **build.placement(spec.placement, pods.selector(meta.name, role.name), profile),
+    }
+    worker = build.worker_spec(deployment, role, create) | {"host": "auto"}
+    application = {
+        "name": "worker",
+        "route_prefix": "/",
+        "import_path": "workers.serve:build",
+        "args": {"spec": json.dumps(worker)},
+    }
+    served = {"http_options": {"host": "0.0.0.0", "port": PROXY_PORT}, "applications": [application]}
+    # What Serve and the agent need of Ray's own count, which a small request would round to nothing.
+    start = {"dashboard-host": "0.0.0.0", "num-cpus": "1"}
+    head = {"rayStartParams": start, "template": {"metadata": {"labels": labels}, "spec": pod}}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": {
+            "name": create.worker,
+            "namespace": meta.namespace,
+            "labels": labels,
+            "ownerReferences": [pods.owner(deployment)],
+        },
+        "spec": {"serveConfigV2": yaml.safe_dump(served), "rayClusterConfig": {"headGroupSpec": head}},
+    }
+
+
+def _environment(host: pods.WorkerHost) -> list[Object]:
+    """Ray's own, and the registry for the replica, which inherits it."""
+    secret = {"name": host.redis_secret, "key": host.redis_key}
+    own = {"RAY_USAGE_STATS_ENABLED": "0", "HOME": _HOME, "RAY_TMPDIR": _HOME}
+    return [
+        *({"name": name, "value": value} for name, value in own.items()),
+        {"name": "PENSTOCK_WORKER_REDIS_URL", "valueFrom": {"secretKeyRef": secret}},
+    ]
