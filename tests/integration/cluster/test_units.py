@@ -174,3 +174,17 @@ def test_units_live_and_end_as_a_whole(stage: Stage) -> None:
         60,
         "nothing left",
     )
+
+
+def test_a_namespace_with_a_deployment_goes(stage: Stage) -> None:
+    """Nothing here holds up the deletion of a namespace, with the operator or without it."""
+    kube = stage.kube
+    for name, alive in (("first", True), ("second", False)):
+        kube.kubectl("create", "namespace", name)
+        space = kube.within(name)
+        space.apply(PROFILE, model(1), model(1) | {"metadata": {"name": "other"}})
+        until(lambda where=space: len(where.get("rayclusters")) == 2, 60, "two RayClusters")
+        if not alive:
+            stage.operator.kill()
+        kube.kubectl("delete", "namespace", name, "--wait=false")
+        until(lambda gone=name: kube.run("kubectl", "get", "namespace", gone).returncode != 0, 60, f"{name} went")
