@@ -144,8 +144,8 @@ async def test_killed_at_every_command_boundary(
 RULES: dict[str, Callable[[], faults.Rule]] = {
     "every other answer to a write is lost": lambda: faults.every(2, Fault(drop="after")),
     "every third write never arrives": lambda: faults.every(3, Fault(drop="before")),
-    "a quarter of the requests is refused with 429": lambda: faults.some(0.25, Fault(status=429)),
-    "a quarter of the requests is refused with 503": lambda: faults.some(0.25, Fault(status=503)),
+    "a tenth of the requests is refused with 429": lambda: faults.some(0.1, Fault(status=429)),
+    "a tenth of the requests is refused with 503": lambda: faults.some(0.1, Fault(status=503)),
     "every fifth request takes 1 s": lambda: faults.every(5, Fault(delay_s=1.0), writes=False),
 }
 
