@@ -272,6 +272,25 @@ def test_a_wrong_value_is_refused_by_name(given: str, said: str) -> None:
     assert re.search(said, str(refused.value)), refused.value
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "gateway.autoscaling.enabled=true,gateway.autoscaling.minReplicas=20",
+            "minReplicas: must be at most maxReplicas",
+        ),
+        ("gateway.tls.mode=secret", "gateway.tls.secretName: mode secret needs"),
+        ("gateway.tls.mode=certManager", "gateway.tls.issuer.name: mode certManager needs"),
+        ("gateway.service.nodePort=30080", "gateway.service.nodePort: a Service of type ClusterIP has none"),
+        ("redis.mode=external", "redis.existingSecret: mode external needs"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(given: str, said: str) -> None:
+    """What the schema cannot say is said by name before anything is made."""
+    with pytest.raises(ValueError, match=said):
+        charts.template(given)
+
+
 def test_two_releases_share_nothing() -> None:
     """Two releases, in one namespace or in two, have no object of the same kind and name."""
     releases = [("a", "x"), ("b", "x"), ("a", "y")]
