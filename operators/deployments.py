@@ -108,7 +108,8 @@ class DeploymentReconciler:
         Raises `RetryableError` where the pass has to be made again, `TerminalError` where that would not help.
         """
         snapshot = await self._look(namespace, name)
-        if snapshot is not None and snapshot.plan.destructive:
+        orphans = snapshot is not None and await self._adopt(snapshot)
+        if snapshot is not None and (orphans or snapshot.plan.destructive):
             # What was decided on a copy is decided again on what is there.
             snapshot = await self._look(namespace, name, fresh=True)
         await self._publish(namespace, name, snapshot)
@@ -123,6 +124,17 @@ class DeploymentReconciler:
         if problem is not None:
             raise errors.TerminalError(problem.message)
         return _outcome(snapshot)
+
+    async def _adopt(self, snapshot: Snapshot) -> bool:
+        """Takes what bears the deployment's label and belongs to nobody; whether there was any."""
+        deployment = snapshot.deployment
+        for kind, each in snapshot.seen.orphans:
+            meta = each["metadata"]
+            change = {"resourceVersion": meta["resourceVersion"], "ownerReferences": [pods.owner(deployment)]}
+            path = kind.path(deployment.metadata.namespace, meta["name"])
+            self._sight.wrote(kind, await self._kube.merge(path, {"metadata": change}))
+            self._log.info("adopted", kind=kind.name, object=meta["name"], deployment=deployment.metadata.name)
+        return bool(snapshot.seen.orphans)
 
     async def _publish(self, namespace: str, name: str, snapshot: Snapshot | None) -> None:
         """Tells gateways in every pass: what Redis has lost is there again after the next one."""

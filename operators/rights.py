@@ -43,7 +43,7 @@ NAMESPACED = (
     Rule("limits of evictions", "policy", ("poddisruptionbudgets",), ("list", "watch", "create", "patch", "delete")),
     Rule("the workers' Service", "", ("services",), ("list", "watch", "create", "patch")),
     Rule("its addresses", "discovery.k8s.io", ("endpointslices",), ("list", "watch", "create", "patch", "delete")),
-    Rule("history of roll-outs", "apps", ("controllerrevisions",), ("list", "watch", "create", "delete")),
+    Rule("history of roll-outs", "apps", ("controllerrevisions",), ("list", "watch", "create", "patch", "delete")),
 )
 # Of the cluster as a whole.
 CLUSTER = (

@@ -54,6 +54,8 @@ class Seen:
     owned: dict[str, list[Object]]
     # Pods with the deployment's label that something else owns: the ranks of units.
     ranks: tuple[Object, ...] = ()
+    # Workers and revisions with the deployment's label that nothing owns, as a deletion without its dependents leaves them.
+    orphans: tuple[tuple[Kind, Object], ...] = ()
 
     def of(self, kind: Kind) -> list[Object]:
         """Its objects of a kind."""
@@ -159,8 +161,17 @@ class Cached(Live):
 def _seen(document: Object, found: dict[str, list[Object]]) -> Seen:
     uid = document["metadata"]["uid"]
     owned = {plural: [each for each in objects if cache.owner_uid(each) == uid] for plural, objects in found.items()}
-    ranks = tuple(each for each in found.get(POD.plural, ()) if cache.owner_uid(each) != uid)
-    return Seen(document, owned, ranks)
+    ranks = tuple(each for each in found.get(POD.plural, ()) if cache.owner_uid(each) not in ("", uid))
+    orphans = tuple(
+        (kind, each)
+        for kind in DECIDING
+        for each in found.get(kind.plural, ())
+        if not cache.owner_uid(each)
+        and "deletionTimestamp" not in each["metadata"]
+        # What only copies the label is not a worker.
+        and (kind == REVISION or pods.ROLE_LABEL in each["metadata"]["labels"])
+    )
+    return Seen(document, owned, ranks, orphans)
 
 
 def by_label(found: Object) -> list[cache.Name]:

@@ -17,7 +17,10 @@ from penstock.api.crds import base
 
 Object = dict[str, Any]
 _OWN = {each.__name__: each.KIND for each in crds.KINDS}
-_CORE = {"Namespace": "namespaces", "Pod": "pods", "Secret": "secrets", "Event": "events", "Service": "services"}
+_CORE = {
+    "Namespace": "namespaces", "Pod": "pods", "Secret": "secrets", "Event": "events", "Service": "services",
+    "ResourceQuota": "resourcequotas",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from operators import build, kube, sight, unbuilt
+from operators import build, kube, pods, sight, unbuilt
 from operators.policy import workers
 from penstock.api.crds import acceleratorprofile, modeldeployment
 from penstock.runtime import errors, processes
@@ -226,3 +226,70 @@ async def test_what_belongs_to_a_deployment_follows_it(stage: Stage) -> None:
         await stage.registry.deregister(name, incarnation)
     await stage.once()
     assert stage.server.get(sight.SLICE.path(stage.namespace)).json()["items"] == []
+
+
+async def test_a_quota_is_named_with_the_next_step(stage: Stage) -> None:
+    """Where the namespace has no room, one worker is there, and the condition says what to raise."""
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "1"}}}
+    assert stage.server.create(quota, stage.namespace).is_success
+    # What the controller-manager would count.
+    counted = {"status": {"hard": {"pods": "1"}, "used": {"pods": "0"}}}
+    path = f"/api/v1/namespaces/{stage.namespace}/resourcequotas/few/status"
+    assert stage.server.merge(path, counted).is_success
+    stage.create()
+    with pytest.raises(errors.TerminalError):
+        await stage.once()
+    assert sorted(stage.pods()) == ["m-0"]
+    assert stage.ready()["reason"] == "QuotaExceeded"
+    assert "exceeded quota: few" in stage.ready()["message"] and "-> raise the namespace's" in stage.ready()["message"]
+    assert stage.events().count("QuotaExceeded") == 1
+
+
+async def test_a_worker_without_a_place_is_tried_on_the_next_hardware(stage: Stage) -> None:
+    """After its wait the Pod is made anew on the next kind, and the status says where new workers go."""
+    spec = {"resourceName": "nvidia.com/gpu", "memory": "80Gi"}
+    for name in ("first", "second"):
+        profile = {"apiVersion": "penstock.dev/v1alpha1", "kind": "AcceleratorProfile", "metadata": {"name": name}}
+        wanted = {**spec, "nodeSelector": {"gpu": name}}
+        assert stage.server.apply({**profile, "spec": wanted}, "").is_success
+    choices = [{"profile": "first", "fallbackAfter": "1m"}, {"profile": "second"}]
+    stage.create(replicas=1, accelerators=choices)
+    await stage.once()
+    assert stage.pods()["m-0"]["spec"]["nodeSelector"] == {"gpu": "first"}
+    since = pods.timestamp(stage.clock.now_s())
+    blocked = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "lastTransitionTime": since}
+    path = f"{sight.POD.path(stage.namespace, 'm-0')}/status"
+    assert stage.server.merge(path, {"status": {"conditions": [blocked | {"message": "0/3 nodes"}]}}).is_success
+    await stage.clock.advance(59)
+    await stage.once()
+    assert stage.pods()["m-0"]["spec"]["nodeSelector"] == {"gpu": "first"}
+    await stage.clock.advance(1)
+    for _ in range(3):
+        await stage.once()
+    [found] = stage.pods().values()
+    assert found["spec"]["nodeSelector"] == {"gpu": "second"}
+    assert stage.deployment()["status"]["roles"][0]["accelerator"] == "second"
+
+
+async def test_what_a_deleted_deployment_left_is_adopted(stage: Stage) -> None:
+    """Workers that a deletion without their dependents left go on under the deployment of the same name."""
+    stage.create()
+    await stage.once()
+    before = {name: each["metadata"]["uid"] for name, each in stage.pods().items()}
+    for kind, names in ((sight.POD, before), (sight.REVISION, kept(stage))):
+        for name in names:
+            path = kind.path(stage.namespace, name)
+            assert stage.server.merge(path, {"metadata": {"ownerReferences": None}}).is_success
+    document = {"apiVersion": "penstock.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "m"}}
+    assert stage.server.delete(document, stage.namespace).is_success
+    stage.create()
+    await stage.once()
+    uid = stage.deployment()["metadata"]["uid"]
+    assert {name: each["metadata"]["uid"] for name, each in stage.pods().items()} == before
+    assert all(each["metadata"]["ownerReferences"][0]["uid"] == uid for each in stage.pods().values())
+    assert len(kept(stage)) == 1
+
+
+def kept(stage: Stage) -> list[str]:
+    """Names of the revisions."""
+    return [each["metadata"]["name"] for each in stage.server.get(sight.REVISION.path(stage.namespace)).json()["items"]]
