@@ -50,7 +50,7 @@ class WorkQueue(Generic[K]):
             now_s = self._clock.monotonic_s()
             while self._heap and self._heap[0][0] <= now_s:
                 due_s, _, key = heapq.heappop(self._heap)
-                if key in self._running or self._due_s.get(key) != due_s:
+                if self._due_s.get(key) != due_s:
                     continue
                 del self._due_s[key]
                 self._running.add(key)

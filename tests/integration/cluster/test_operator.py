@@ -293,3 +293,16 @@ async def test_what_a_deleted_deployment_left_is_adopted(stage: Stage) -> None:
 def kept(stage: Stage) -> list[str]:
     """Names of the revisions."""
     return [each["metadata"]["name"] for each in stage.server.get(sight.REVISION.path(stage.namespace)).json()["items"]]
+
+
+async def test_a_name_that_another_has_is_said(stage: Stage) -> None:
+    """Somebody else's Pod of a worker's name stays as it is, and the condition says what to do."""
+    container = {"name": "c", "image": "x"}
+    other = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "m-0"}, "spec": {"containers": [container]}}
+    assert stage.server.create(other, stage.namespace).is_success
+    stage.create()
+    with pytest.raises(errors.TerminalError):
+        await stage.once()
+    assert stage.ready()["reason"] == "NameTaken"
+    assert "Pod m-0 is not of this ModelDeployment -> delete or rename" in stage.ready()["message"]
+    assert "ownerReferences" not in stage.pods()["m-0"]["metadata"]
