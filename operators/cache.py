@@ -19,6 +19,8 @@ Keys = Callable[[kube.Object], Iterable[Name]]
 
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 15.0
+# How soon a kind is found that is installed later.
+_OPTIONAL_S = 60.0
 
 
 def name_of(found: kube.Object) -> Name:
@@ -179,7 +181,7 @@ class Informer:
         if self._optional and "404" in str(exc):
             self._listed.add(path)
             self.present = False
-            await self._clock.sleep(self._watch_s)
+            await self._clock.sleep(_OPTIONAL_S)
             return "", _BACKOFF_FIRST_S
         self._away.add(path)
         self._log.warning("watch_lost", path=path, reason=str(exc), again_s=wait_s)
