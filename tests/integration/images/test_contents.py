@@ -116,12 +116,22 @@ async def test_a_request_is_answered_by_what_the_images_hold(children: Children,
     assert set(children.stop().values()) == {0}
 
 
-@pytest.mark.parametrize("command", ["penstock.api.crds.schema", "operators.definitions", "operators.loop"])
-def test_the_operators_image_holds_what_it_imports(roots: dict[str, containers.Root], command: str) -> None:
-    """What the operator and the job for definitions import is there."""
-    root = roots["operator"]
+@pytest.mark.parametrize(
+    ("image", "module"),
+    [
+        ("operator", "operators.main"),
+        ("operator", "operators.definitions"),
+        ("worker-sim", "workers.hosting.beside_engine"),
+        ("worker-sim", "workers.download"),
+    ],
+)
+def test_an_image_holds_what_its_other_entries_import(
+    roots: dict[str, containers.Root], image: str, module: str
+) -> None:
+    """The operator, the Job for definitions, the agent beside an engine and the download of models."""
+    root = roots[image]
     ran = subprocess.run(
-        [str(root.python), "-c", f"import {command}"], env=root.environment, capture_output=True, text=True, check=False
+        [str(root.python), "-c", f"import {module}"], env=root.environment, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
 
