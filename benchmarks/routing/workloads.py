@@ -39,10 +39,14 @@ CONVERSATION = {"path": "mooncake_conversation.jsonl", "format": "mooncake"}
 WORKLOADS = (
     Workload("conversation-8x2000", {"trace": CONVERSATION, "fleet": _fleet(8, 2_000)}, (1.0, 3.0, 4.0, 5.0)),
     Workload("conversation-16x500", {"trace": CONVERSATION, "fleet": _fleet(16, 500)}, (1.0, 5.0)),
-    # 25 agents that call tools, turn by turn, on large models with caches that hold a few of them.
+    # 25 agents that call tools, turn by turn, on large models with caches that hold a few of them. Sessions begin at other times
+    # for each seed: one order of them says little.
     Workload(
         "agents",
-        {"trace": {"path": "taubench", "format": "agent"}, "fleet": _fleet(3, 300, "a100-llama2-70b-tp4")},
+        {
+            "trace": {"path": "taubench", "format": "agent", "reading": {"session_shift_s": 60}},
+            "fleet": _fleet(3, 300, "a100-llama2-70b-tp4"),
+        },
         (2.0, 8.0),
     ),
     # Ten minutes of 73 clients with bursts of their own: long answers, nothing shared.

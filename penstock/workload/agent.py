@@ -3,7 +3,9 @@
 Source: LMCache/lmcache-agent-trace. Lines within a file are in order of completion, not of arrival.
 """
 
+import dataclasses
 import pathlib
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +21,15 @@ def read(path: pathlib.Path, opts: options.ReadOptions, errors: request.RowError
             return _parse(row, line, source, opts.bytes_per_token)
 
         found.extend(rows.parsed(file, parse, errors))
+    if opts.session_shift_s:
+        found = [_shifted(each, opts) for each in found]
     yield from sorted(found, key=lambda each: each.arrival_s)
+
+
+def _shifted(each: request.TraceRequest, opts: options.ReadOptions) -> request.TraceRequest:
+    """All turns of a session move together."""
+    shift_s = random.Random(f"{opts.seed}/{each.session}").uniform(0.0, opts.session_shift_s)
+    return dataclasses.replace(each, arrival_s=each.arrival_s + shift_s)
 
 
 def _parse(row: dict[str, Any], line: int, source: str, bytes_per_token: float) -> request.TraceRequest:

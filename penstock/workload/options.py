@@ -43,6 +43,11 @@ class ReadOptions(pydantic.BaseModel):
         gt=0,
         description="Arrivals per second of OpenAI bodies without a timestamp; None: all at once.",
     )
+    session_shift_s: float = pydantic.Field(
+        default=0.0,
+        ge=0,
+        description="Begin each session of an agent trace up to so many s later, drawn by the seed; 0: at its own time.",
+    )
     start_s: float = pydantic.Field(
         default=0.0, ge=0, description="Leave out what arrives before this trace time, in s."
     )

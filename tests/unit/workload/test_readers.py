@@ -72,6 +72,27 @@ def test_servegen_makes_each_windows_own_number_of_requests() -> None:
     assert first[-1].arrival_s < 600
 
 
+def test_agent_sessions_begin_at_other_times_for_each_seed() -> None:
+    """A session's turns move together, at most as far as asked, by the seed; without a shift they keep their times."""
+    own = {(each.source, each.line): each for each in read(DATA / "agent", "agent")}
+    moved = [
+        {
+            (each.source, each.line): each.arrival_s
+            for each in read(DATA / "agent", "agent", session_shift_s=60, seed=seed)
+        }
+        for seed in (1, 2, 1)
+    ]
+    assert moved[0] == moved[2] != moved[1]
+    shifts: dict[str | None, set[float]] = {}
+    for key, each in own.items():
+        shifts.setdefault(each.session, set()).add(round(moved[0][key] - each.arrival_s, 6))
+    # The first arrival of the whole is at 0 both times, so a shift is known but for that.
+    assert all(len(found) == 1 for found in shifts.values())
+    every = [min(found) for found in shifts.values()]
+    assert max(every) - min(every) <= 60
+    assert len({min(found) for found in shifts.values()}) == len(shifts) > 1
+
+
 def test_agent_turns_of_a_session_are_in_order_of_time() -> None:
     """Lines out of order in the file become turns in order, with the whole text."""
     found = read(DATA / "agent" / "0c6629b0a328cc379ad0e3a62b0353bb.jsonl", "agent")
