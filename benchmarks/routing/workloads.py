@@ -39,7 +39,7 @@ CONVERSATION = {"path": "mooncake_conversation.jsonl", "format": "mooncake"}
 WORKLOADS = (
     Workload("conversation-8x2000", {"trace": CONVERSATION, "fleet": _fleet(8, 2_000)}, (1.0, 3.0, 4.0, 5.0)),
     Workload("conversation-16x500", {"trace": CONVERSATION, "fleet": _fleet(16, 500)}, (1.0, 5.0)),
-    # 25 agents that call tools, turn by turn, on large models with caches that hold a few of them. Sessions begin at other times
+    # 25 agents that call tools, turn by turn, on large models; caches hold a few of them. Sessions begin at other times
     # for each seed: one order of them says little.
     Workload(
         "agents",

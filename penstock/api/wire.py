@@ -79,8 +79,8 @@ class EndpointLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
     waiting: int = 0
     # Predicted time until those are prefilled, ms.
     queued_ms: float = 0.0
-    # KV cache that they hold, what they share counted once.
-    held_tokens: int = 0
+    # Of their KV, what they did not find cached.
+    fresh_tokens: int = 0
 
 
 class GatewayDelta(msgspec.Struct, array_like=True, frozen=True):

@@ -16,6 +16,7 @@ PACKAGE = "router"
 MODULES = (
     "router/index/blocks.py",
     "router/index/prefix.py",
+    "router/index/pins.py",
     "router/policy/types.py",
     "router/policy/candidates.py",
     "router/policy/scorers.py",

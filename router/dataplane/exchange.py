@@ -33,7 +33,7 @@ class Exchange(upstream.Listener):
 
     __slots__ = (
         "attempts", "backend", "chunks", "connecting", "connection", "features", "first_byte_ms", "front", "gateway",
-        "hashes", "head", "held", "keep_upstream", "last_block", "last_tick", "pool", "predicted_cached", "prefill", "prior",
+        "hashes", "head", "held", "keep_upstream", "last_tick", "pool", "predicted_cached", "prefill", "prior",
         "profile",
         "prompt_tokens", "queued_ms", "queued_tokens", "received", "remaining", "request", "request_id", "scanner", "sent_ms",
         "session", "started_ms", "started_tick", "state", "tail", "tenant", "tried", "wrote",
@@ -72,8 +72,6 @@ class Exchange(upstream.Listener):
         self.prompt_tokens = 0
         self.queued_tokens = 0
         self.queued_ms = 0.0
-        # Last block of the prefix that the endpoint had of it; 0 for none.
-        self.last_block = 0
         self.sent_ms = 0.0
         self.started_ms = owner.now_ms()
         self.started_tick = self.last_tick = owner.tick

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from penstock.api.types import EngineSpeed, WorkerRecord, WorkerState
 from router.dataplane import upstream
-from router.index import blocks, prefix
+from router.index import blocks, pins, prefix
 from router.policy import types
 
 BUCKETS = 48
@@ -39,7 +39,17 @@ class Health(enum.StrEnum):
 class Backend(types.Endpoint):
     """An endpoint with its record, its connections and its health."""
 
-    __slots__ = ("active", "connections", "epoch", "health", "last_byte_tick", "pools", "probe_after_tick", "record")
+    __slots__ = (
+        "active",
+        "connections",
+        "epoch",
+        "health",
+        "last_byte_tick",
+        "pins",
+        "pools",
+        "probe_after_tick",
+        "record",
+    )
 
     def __init__(self, record: WorkerRecord, slot: int, connections: upstream.Connections) -> None:
         super().__init__(record.id, slot, record.speed or ASSUMED_SPEED)
@@ -49,6 +59,8 @@ class Backend(types.Endpoint):
         self.pools: list[ModelPool] = []
         # Exchanges that are in flight here from this gateway.
         self.active: set[object] = set()
+        # Blocks that the requests from here hold; counted only while they may fill the cache.
+        self.pins: pins.Pins | None = None
         self.last_byte_tick = 0
         self.probe_after_tick = 0
 

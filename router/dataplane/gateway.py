@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, final
 
 from router.dataplane import account, fleet, holding, usage
-from router.index import blocks
+from router.index import blocks, pins
 from router.policy import admission, profiles, types
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TICK_S = fleet.TICK_S
 # What was placed is made older in steps of at least this many ticks.
 _FADE_TICKS = 4
+# With less of its KV cache asked for than this share, shared prefixes counted each time, it does not matter what is shared.
+_UNPINNED_SHARE = 0.7
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -172,14 +174,8 @@ class Gateway:
         backend = decision.endpoint
         assert isinstance(backend, fleet.Backend)
         matched = decision.matched_tokens
-        last_block = _last_matched(observed, backend, ex.hashes) if matched else 0
-        if (
-            profile.holds
-            and share > 0.0
-            and self._holds(ex, observed, backend, prompt_tokens, matched, last_block, now_ms)
-        ):
+        if profile.holds and share > 0.0 and self._holds(ex, observed, backend, prompt_tokens, matched, now_ms):
             return None
-        ex.last_block = last_block
         self.decisions.append(
             Routed(ex.request_id, feature.model, profile.name, prompt_tokens, ex.attempts, now_ms / 1_000.0, decision)
         )
@@ -193,19 +189,31 @@ class Gateway:
         backend: fleet.Backend,
         prompt: int,
         matched: int,
-        last_block: int,
         now_ms: float,
     ) -> bool:
         """Whether `ex` has to wait: the endpoint that it wants has no room, and it has not waited too long."""
-        shared = matched if last_block in backend.pinned else 0
         since_ms = self.holding.since_ms(ex)
         late = since_ms is not None and now_ms - since_ms >= self.limits.hold_s * 1_000.0
-        if late or admission.has_room(observed, backend, prompt - shared):
+        if late or self._has_room(ex, observed, backend, prompt):
             if since_ms is not None:
                 self.holding.gone(ex, now_ms)
             return False
         self.holding.add(ex, now_ms, backend.base_ms + backend.prefill_ms(max(1, prompt - matched), matched))
         return True
+
+    def _has_room(self, ex: exchange.Exchange, observed: types.Observed, backend: fleet.Backend, prompt: int) -> bool:
+        """Whether the endpoint's KV cache takes `ex`. What is shared is looked at only where it decides."""
+        hashes = ex.hashes or []
+        shared = 0 if backend.pins is None else _tokens(ex, backend.pins.shared_bytes(hashes))
+        if admission.has_room(observed, backend, prompt - shared):
+            return True
+        if backend.pins is not None or not backend.active:
+            return False
+        backend.pins = found = pins.Pins(self.fleet.index.size_of)
+        for other in backend.active:
+            found.add(other.hashes or [])  # type: ignore[attr-defined]
+        _count_held(ex, backend)
+        return admission.has_room(observed, backend, prompt - _tokens(ex, found.shared_bytes(hashes)))
 
     def dispatch(self) -> None:
         """Lets those go on that were held and have room now."""
@@ -239,7 +247,10 @@ class Gateway:
         backend.waiting += 1
         backend.running += 1
         backend.kv_tokens += prompt
-        backend.hold(prompt, cached, ex.last_block)
+        backend.fresh_tokens += uncached
+        if backend.pins is not None:
+            backend.pins.add(ex.hashes or [])
+        _count_held(ex, backend)
         backend.placed(prompt, uncached, prefill_ms)
         backend.active.add(ex)
         hashes = ex.hashes
@@ -277,7 +288,10 @@ class Gateway:
             self._unqueue(ex, backend)
         backend.running -= 1
         backend.kv_tokens -= ex.prompt_tokens
-        backend.let_go(ex.prompt_tokens, ex.predicted_cached, ex.last_block)
+        backend.fresh_tokens -= max(1, ex.prompt_tokens - ex.predicted_cached)
+        if backend.pins is not None:
+            backend.pins.remove(ex.hashes or [])
+        _count_held(ex, backend)
         backend.active.discard(ex)
         self.fleet.touch(backend)
         if self.holding.waiting and not self._dispatching:
@@ -355,9 +369,19 @@ class Gateway:
         return silent
 
 
-def _last_matched(observed: types.Observed, backend: fleet.Backend, hashes: list[int]) -> int:
-    """The last block of the prompt that the endpoint has cached; 0 for none."""
-    for depth, bits in observed.levels:
-        if bits & backend.bit:
-            return hashes[depth - 1] if depth else 0
-    return 0
+def _tokens(ex: exchange.Exchange, text_bytes: int) -> int:
+    """Tokens of so much text of the model that `ex` asks for."""
+    pool = ex.pool
+    return 0 if pool is None else int(text_bytes / (4.0 if ex.features.is_tokens else pool.bytes_per_token))
+
+
+def _count_held(ex: exchange.Exchange, backend: fleet.Backend) -> None:
+    """What the requests in flight hold of an endpoint's KV cache has changed with `ex`."""
+    found = backend.pins
+    if found is None:
+        backend.held_tokens = backend.kv_tokens
+    elif backend.kv_tokens < _UNPINNED_SHARE * backend.capacity_tokens:
+        backend.pins = None
+        backend.held_tokens = backend.kv_tokens
+    else:
+        backend.held_tokens = min(backend.kv_tokens, _tokens(ex, found.held_bytes))

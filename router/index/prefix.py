@@ -59,6 +59,11 @@ class PrefixIndex:
         # Where the next look for what is over the budget begins.
         self._turn = 0
 
+    @property
+    def size_of(self) -> Callable[[int], int]:
+        """Bytes of text that the block at a position covers."""
+        return self._size_of
+
     def add_endpoint(self, slot: int, capacity_bytes: int | None) -> None:
         """A new endpoint in `slot`; `capacity_bytes` is what its engine can hold, in bytes of text."""
         if slot in self._endpoints:

@@ -24,6 +24,7 @@ class Endpoint:
         "busy_ms",
         "capacity_tokens",
         "free_tokens",
+        "fresh_tokens",
         "held_tokens",
         "id",
         "identity",
@@ -34,13 +35,12 @@ class Endpoint:
         "ms_per_token2",
         "oldest_tick",
         "peer_busy_ms",
-        "peer_held_tokens",
+        "peer_fresh_tokens",
         "peer_kv_tokens",
         "peer_queued_ms",
         "peer_queued_tokens",
         "peer_running",
         "peer_waiting",
-        "pinned",
         "placed_tokens",
         "prefill_since_ms",
         "queued_ms",
@@ -76,17 +76,17 @@ class Endpoint:
         self.waiting = 0
         self.running = 0
         self.kv_tokens = 0
-        # What of the KV cache they hold: as `kv_tokens`, but a prefix that several found there counts once.
+        # What of the KV cache they hold: at most `kv_tokens`; less where shared prefixes are known and counted once.
         self.held_tokens = 0
-        # Last block of such a prefix -> how many requests in flight found it, and its tokens.
-        self.pinned: dict[int, list[int]] = {}
+        # What they did not find cached.
+        self.fresh_tokens = 0
         # The same from the other gateways, as they last said.
         self.peer_queued_tokens = 0
         self.peer_queued_ms = 0.0
         self.peer_waiting = 0
         self.peer_running = 0
         self.peer_kv_tokens = 0
-        self.peer_held_tokens = 0
+        self.peer_fresh_tokens = 0
         # KV tokens that the engine holds at most; infinite while unknown.
         self.capacity_tokens = float("inf")
         # Tokens that the engine's cache takes before it evicts, as the index believes; infinite while unknown.
@@ -113,27 +113,6 @@ class Endpoint:
         self.recent_requests += 1.0
         self.recent_prompt_tokens += prompt_tokens
         self.recent_uncached_tokens += uncached_tokens
-
-    def hold(self, prompt_tokens: int, matched_tokens: int, last_block: int) -> None:
-        """A prompt's KV is held from now on; its matched prefix ends with `last_block` (0 where nothing matched)."""
-        self.held_tokens += prompt_tokens - matched_tokens
-        if last_block:
-            known = self.pinned.get(last_block)
-            if known is None:
-                self.pinned[last_block] = [1, matched_tokens]
-                self.held_tokens += matched_tokens
-            else:
-                known[0] += 1
-
-    def let_go(self, prompt_tokens: int, matched_tokens: int, last_block: int) -> None:
-        """Takes back what `hold` was told."""
-        self.held_tokens -= prompt_tokens - matched_tokens
-        if last_block:
-            known = self.pinned[last_block]
-            known[0] -= 1
-            if known[0] == 0:
-                self.held_tokens -= known[1]
-                del self.pinned[last_block]
 
     def fade(self, factor: float, busy_factor: float) -> None:
         """Takes what was placed as older: exp(-t / RECENT_S) and exp(-t / BUSY_S) for a time t."""

@@ -161,12 +161,12 @@ class Sharing:
             assert isinstance(backend, fleet.Backend)
             name = _name(backend)
             now = (backend.queued_tokens, backend.running, backend.kv_tokens, backend.waiting)
-            wait_ms, held = backend.own_wait_ms(now_ms), backend.held_tokens
+            wait_ms, fresh = backend.own_wait_ms(now_ms), backend.fresh_tokens
             if complete:
                 if backend.running:
-                    loads.append(wire.EndpointLoad(name, *now, wait_ms, held))
+                    loads.append(wire.EndpointLoad(name, *now, wait_ms, fresh))
             elif sent.get(name, (0, 0, 0, 0)) != now:
-                loads.append(wire.EndpointLoad(name, *now, wait_ms, held))
+                loads.append(wire.EndpointLoad(name, *now, wait_ms, fresh))
             if backend.running:
                 sent[name] = now
             else:
@@ -377,7 +377,7 @@ def _shift(backend: fleet.Backend, load: wire.EndpointLoad | None, sign: int) ->
         backend.peer_queued_tokens += sign * load.queued_tokens
         backend.peer_running += sign * load.running
         backend.peer_kv_tokens += sign * load.kv_tokens
-        backend.peer_held_tokens += sign * load.held_tokens
+        backend.peer_fresh_tokens += sign * load.fresh_tokens
         backend.peer_waiting += sign * load.waiting
         # A sum of floats that come and go leaves a rest, which must not pass for a load.
         backend.peer_queued_ms = max(0.0, backend.peer_queued_ms + sign * load.queued_ms)

@@ -40,7 +40,7 @@ def test_room(capacity: float, running: int, held: int, share: float, room: bool
 def test_what_peers_hold_counts() -> None:
     """The room that another gateway's requests take is taken."""
     full = endpoint(1_000)
-    full.peer_running, full.peer_held_tokens = 1, 900
+    full.peer_running, full.peer_fresh_tokens = 1, 900
     seen = policies.observed([full])
     seen.output_tokens, seen.kv_share = 100.0, 1.0
     assert admission.has_room(seen, full, 50)
@@ -52,19 +52,3 @@ def test_short_prefills_go_first_and_whoever_waits_long_before_anybody() -> None
     assert admission.response_ratio(100, 20) > admission.response_ratio(100, 200)
     assert admission.response_ratio(1_000, 200) == admission.response_ratio(100, 20)
     assert admission.response_ratio(0, 0) == 1.0
-
-
-def test_a_shared_prefix_is_held_once() -> None:
-    """A prefix that several requests found counts once, until the last of them has gone."""
-    shared = endpoint(10_000)
-    shared.hold(1_000, 800, 77)
-    shared.hold(900, 800, 77)
-    shared.hold(500, 0, 0)
-    shared.hold(400, 300, 88)
-    assert shared.held_tokens == 1_000 + 100 + 500 + 400
-    shared.let_go(1_000, 800, 77)
-    assert shared.held_tokens == 900 + 500 + 400
-    shared.let_go(900, 800, 77)
-    shared.let_go(500, 0, 0)
-    shared.let_go(400, 300, 88)
-    assert (shared.held_tokens, shared.pinned) == (0, {})

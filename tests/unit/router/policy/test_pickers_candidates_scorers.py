@@ -84,7 +84,7 @@ def busy(running: int = 3, kv_tokens: int = 40) -> types.Endpoint:
     made = types.Endpoint("w", 3, SPEED)
     made.running, made.peer_running = running, 4
     made.kv_tokens, made.peer_kv_tokens = kv_tokens, 60
-    made.held_tokens, made.peer_held_tokens = kv_tokens, 60
+    made.held_tokens, made.peer_fresh_tokens = kv_tokens, 60
     return made
 
 
