@@ -72,7 +72,7 @@ def pod_spec(
         "automountServiceAccountToken": False,
         # Or each Service of the namespace would be told in a dozen variables.
         "enableServiceLinks": False,
-        **_with_redis_ca(parts, host),
+        **with_redis_ca(parts, host),
         **placement(spec.placement, pods.selector(deployment.metadata.name, role.name), profile),
     }
 
@@ -158,7 +158,7 @@ def _real(
     }
 
 
-def _with_redis_ca(parts: Object, host: pods.WorkerHost) -> Object:
+def with_redis_ca(parts: Object, host: pods.WorkerHost) -> Object:
     """The CA's file for the container that speaks to Redis."""
     if not host.redis_ca_secret:
         return parts

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from operators import (
     access,
-    cache,
     deployments,
     election,
     fleets,
@@ -19,11 +18,10 @@ from operators import (
     published,
     scraped,
     sight,
-    unbuilt,
 )
+from operators import copies as copies_of
 from operators import settings as operator_settings
 from penstock.api import wire
-from penstock.api.crds import acceleratorprofile, base, modeldeployment
 from penstock.runtime import clock as clocks
 from penstock.runtime import lifecycle, logs, registry, tasks
 from penstock.runtime import redis as redis_link
@@ -41,125 +39,12 @@ def credentials(settings: operator_settings.OperatorSettings) -> tuple[access.Ac
     return found, lambda: found.token
 
 
-class Copies:
-    """The informers of one operator, and what their changes mark."""
-
-    def __init__(
-        self,
-        client: kube.KubeClient,
-        clock: clocks.Clock,
-        namespaces: tuple[str, ...],
-        mark: Callable[[loop.Key], None],
-    ) -> None:
-        self._mark = mark
-
-        def follow(
-            path: Callable[[str], str],
-            store: cache.Store,
-            on_change: Callable[[kube.Object], None],
-            **kwargs: bool | str,
-        ) -> cache.Informer:
-            paths = [path(namespace) for namespace in namespaces or ("",)]
-            return cache.Informer(client, clock, store, paths, on_change=on_change, **kwargs)  # type: ignore[arg-type]  # labels and optional
-
-        self.deployments = follow(sight.DEPLOYMENT.path, cache.Store(), self._of(modeldeployment.ModelDeployment))
-        self.profiles = cache.Informer(
-            client, clock, cache.Store(), [sight.PROFILE.path()], on_change=self._profile_changed
-        )
-        self.owned = {
-            kind: follow(
-                kind.path,
-                cache.Store(sight.by_label, slim_pod if kind == sight.POD else None),
-                self._owned_changed,
-                labels=pods.DEPLOYMENT_LABEL,
-                optional=kind.optional,
-            )
-            for kind in sight.OWNED
-        }
-        self.unbuilt = {kind: self._unbuilt(kind, client, clock, namespaces) for kind in unbuilt.KINDS}
-
-    def _unbuilt(
-        self, kind: type[base.Resource], client: kube.KubeClient, clock: clocks.Clock, namespaces: tuple[str, ...]
-    ) -> cache.Informer:
-        wanted = sight.Kind(kind.__name__, base.API_VERSION, kind.KIND.plural)
-        paths = [wanted.path(each) for each in (namespaces if kind.KIND.namespaced else ()) or ("",)]
-        return cache.Informer(client, clock, cache.Store(), paths, on_change=self._of(kind))
-
-    @property
-    def all(self) -> list[cache.Informer]:
-        """All of them."""
-        return [self.deployments, self.profiles, *self.owned.values(), *self.unbuilt.values()]
-
-    @property
-    def synced(self) -> bool:
-        """Whether everything was listed once."""
-        return all(each.synced for each in self.all)
-
-    @property
-    def in_step(self) -> bool:
-        """Whether every watch runs."""
-        return all(each.in_step for each in self.all)
-
-    async def start(self) -> None:
-        """Begins to follow."""
-        for each in self.all:
-            await each.start()
-
-    async def stop(self) -> None:
-        """Stops following."""
-        for each in self.all:
-            await each.stop()
-
-    def keys(self) -> list[loop.Key]:
-        """All objects that passes are made over."""
-        found: list[loop.Key] = [
-            (modeldeployment.ModelDeployment, *cache.name_of(each)) for each in self.deployments.store
-        ]
-        for kind, informer in self.unbuilt.items():
-            found += [(kind, *cache.name_of(each)) for each in informer.store]
-        return found
-
-    def workers_changed(self, namespace: str, names: set[str]) -> None:
-        """The registry has changed about these workers."""
-        for name in names:
-            found = self.owned[sight.POD].store.get(namespace, name)
-            if found is not None:
-                self._owned_changed(found)
-
-    def _of(self, kind: type[base.Resource]) -> Callable[[kube.Object], None]:
-        return lambda found: self._mark((kind, *cache.name_of(found)))
-
-    def _owned_changed(self, found: kube.Object) -> None:
-        for key in sight.by_label(found):
-            self._mark((modeldeployment.ModelDeployment, *key))
-
-    def _profile_changed(self, found: kube.Object) -> None:
-        """Deployments that name the profile may now get workers on it."""
-        assert acceleratorprofile.AcceleratorProfile.KIND.namespaced is False
-        name = found["metadata"]["name"]
-        for each in self.deployments.store:
-            spec = each["spec"]
-            lists = [spec.get("accelerators", ()), *(role.get("accelerators", ()) for role in spec.get("roles", ()))]
-            if any(choice.get("profile") == name for choices in lists for choice in choices):
-                self._mark((modeldeployment.ModelDeployment, *cache.name_of(each)))
-
-
-def slim_pod(found: kube.Object) -> kube.Object:
-    """What passes read of a Pod: ten thousand whole ones would be hundreds of MB."""
-    meta = {key: value for key, value in found["metadata"].items() if key not in ("managedFields", "generateName")}
-    status = found.get("status", {})
-    kept = ("phase", "conditions", "containerStatuses", "initContainerStatuses", "podIP", "reason")
-    return {
-        "metadata": meta,
-        "spec": {"nodeName": found.get("spec", {}).get("nodeName", "")},
-        "status": {key: status[key] for key in kept if key in status},
-    }
-
-
 class Leading:
     """Lets the loop act exactly while this operator leads and knows the cluster."""
 
-    def __init__(self, operator: loop.Operator, bid: election.Election, copies: Copies, clock: clocks.Clock) -> None:
+    def __init__(
+        self, operator: loop.Operator, bid: election.Election, copies: copies_of.Copies, clock: clocks.Clock
+    ) -> None:
         self._operator, self._election, self._copies, self._clock = operator, bid, copies, clock
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -201,14 +86,8 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
     lease_client = kube.KubeClient(found.server, context, token, timeout_s=5.0, on_call=counted.called)
     # A new name for each process: a restarted operator does not pass for the one before it.
     holder = f"{settings.id}-{int(clock.now_s() * 1000):x}"
-    bid = election.Election(
-        lease_client,
-        clock,
-        settings.lease,
-        settings.lease.namespace or found.namespace,
-        holder,
-        lambda: leading.changed(),
-    )
+    space = settings.lease.namespace or found.namespace
+    bid = election.Election(lease_client, clock, settings.lease, space, holder, lambda: leading.changed())
     client = kube.KubeClient(found.server, context, token, on_call=counted.called, may_write=lambda: bid.leading)
     link = redis_link.RedisLink(
         settings.redis_url.get_secret_value(),
@@ -217,15 +96,14 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
         required_within_s=None,
         max_connections=_REDIS_CONNECTIONS,
     )
-    copies = Copies(client, clock, settings.namespaces, lambda key: operator.mark(key))
+    copies = copies_of.Copies(client, clock, settings.namespaces, lambda key: operator.mark(key))
     known = fleets.Followed(
         lambda namespace: registry.RedisRegistry(link.client, wire.Keys(namespace)), link, clock, copies.workers_changed
     )
     verdicts = scraped.Scraped(known, clock)
-    looking = sight.Cached(client, copies.deployments, copies.profiles, copies.owned)
     reconciler = deployments.DeploymentReconciler(
         client,
-        looking,
+        sight.Cached(client, copies.deployments, copies.profiles, copies.owned),
         known,
         clock,
         pods.WorkerHost(
@@ -250,12 +128,35 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
         document=lambda kind, namespace, name: copies.unbuilt[kind].store.get(namespace, name),
     )
     leading = Leading(operator, bid, copies, clock)
+    server = _status_server(settings, counted, copies, known, bid, operator)
+    life = lifecycle.Lifecycle("operator")
+    for name, component in (
+        ("status", server),
+        ("clients", _Clients(lease_client, client)),
+        ("redis", link),
+        ("registries", known),
+        ("latencies", verdicts),
+        ("copies", copies),
+        ("election", bid),
+        ("loop", leading),
+    ):
+        life.add(name, component)
+    return life, server
 
+
+def _status_server(
+    settings: operator_settings.OperatorSettings,
+    counted: metrics.Metrics,
+    copies: copies_of.Copies,
+    known: fleets.Fleets,
+    bid: election.Election,
+    operator: loop.Operator,
+) -> metrics.StatusServer:
     def refresh() -> None:
         counted.leading.set(bid.leading)
         counted.depth.set(len(operator.queue))
 
-    server = metrics.StatusServer(
+    return metrics.StatusServer(
         counted,
         settings.metrics_host,
         settings.metrics_port,
@@ -264,16 +165,6 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
         refresh,
         settings.metrics_address_file,
     )
-    life = lifecycle.Lifecycle("operator")
-    life.add("status", server)
-    life.add("clients", _Clients(lease_client, client))
-    life.add("redis", link)
-    life.add("registries", known)
-    life.add("latencies", verdicts)
-    life.add("copies", copies)
-    life.add("election", bid)
-    life.add("loop", leading)
-    return life, server
 
 
 class _Clients:

@@ -10,7 +10,7 @@ import yaml
 
 from operators import build, engines, pods
 from operators.policy import workers
-from penstock.api.crds import acceleratorprofile, modeldeployment, values
+from penstock.api.crds import acceleratorprofile, modeldeployment, serving, values
 
 Object = dict[str, Any]
 
@@ -38,27 +38,7 @@ def document(
     if parallel.nodes > 1:
         raise pods.UnsupportedError("a worker hosted by Ray Serve has one node -> hosting: Pods, which spans several")
     labels = pods.labels_of(deployment, create)
-    container = {
-        "name": "ray",
-        "image": spec.engine.image,
-        "env": [*map(build.variable, spec.engine.env), *_environment(host)],
-        "ports": [
-            {"name": "gcs-server", "containerPort": 6379},
-            {"name": "dashboard", "containerPort": 8265},
-            {"name": "serve", "containerPort": PROXY_PORT},
-            {"name": "http", "containerPort": engines.ENGINE_PORT},
-        ],
-        "resources": build.resources(deployment, role, build.devices(parallel, profile)),
-        "volumeMounts": [{"name": "home", "mountPath": _HOME}, {"name": "tmp", "mountPath": "/tmp"}],
-        "securityContext": build.SECURITY,
-    }
-    pod = {
-        "terminationGracePeriodSeconds": math.ceil(values.duration_s(spec.drain.timeout)) + build.GRACE_S,
-        "automountServiceAccountToken": False,
-        "containers": [container],
-        "volumes": [{"name": "home", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
-        **build.placement(spec.placement, pods.selector(meta.name, role.name), profile),
-    }
+    pod = _pod(deployment, role, host, profile)
     worker = build.worker_spec(deployment, role, create) | {"host": "auto"}
     application = {
         "name": "worker",
@@ -81,6 +61,39 @@ def document(
         },
         "spec": {"serveConfigV2": yaml.safe_dump(served), "rayClusterConfig": {"headGroupSpec": head}},
     }
+
+
+def _pod(
+    deployment: modeldeployment.ModelDeployment,
+    role: serving.Role,
+    host: pods.WorkerHost,
+    profile: acceleratorprofile.AcceleratorProfile | None,
+) -> Object:
+    """What the only node of its Ray runs."""
+    spec, meta = deployment.spec, deployment.metadata
+    parallel, _ = build.parallelism_of(deployment, role, profile)
+    container = {
+        "name": "ray",
+        "image": spec.engine.image,
+        "env": [*map(build.variable, spec.engine.env), *_environment(host)],
+        "ports": [
+            {"name": "gcs-server", "containerPort": 6379},
+            {"name": "dashboard", "containerPort": 8265},
+            {"name": "serve", "containerPort": PROXY_PORT},
+            {"name": "http", "containerPort": engines.ENGINE_PORT},
+        ],
+        "resources": build.resources(deployment, role, build.devices(parallel, profile)),
+        "volumeMounts": [{"name": "home", "mountPath": _HOME}, {"name": "tmp", "mountPath": "/tmp"}],
+        "securityContext": build.SECURITY,
+    }
+    pod = {
+        "terminationGracePeriodSeconds": math.ceil(values.duration_s(spec.drain.timeout)) + build.GRACE_S,
+        "automountServiceAccountToken": False,
+        "containers": [container],
+        "volumes": [{"name": "home", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+        **build.placement(spec.placement, pods.selector(meta.name, role.name), profile),
+    }
+    return build.with_redis_ca(pod, host)
 
 
 def _environment(host: pods.WorkerHost) -> list[Object]:

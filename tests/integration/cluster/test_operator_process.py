@@ -70,7 +70,8 @@ def test_a_killed_leader_is_replaced_within_15_s(pair: list[OperatorProcess], se
     until(lambda: leader(pair), what="a leader")
     deploy(server, namespace, "a")
     until(lambda: names(server, namespace) == ["a-0", "a-1"], what="Pods")
-    assert all(each.ask("/readyz")[0] == 200 and each.ask("/healthz")[0] == 200 for each in pair)
+    until(lambda: all(each.ask("/readyz")[0] == 200 for each in pair), what="both know the cluster")
+    assert all(each.ask("/healthz")[0] == 200 for each in pair)
     first = leader(pair)
     assert first is not None
     (second,) = [each for each in pair if each is not first]

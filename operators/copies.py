@@ -1,0 +1,124 @@
+"""The copies of the cluster that one operator keeps, and which passes their changes make due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from operators import cache, kube, loop, pods, sight, unbuilt
+from penstock.api.crds import acceleratorprofile, base, modeldeployment
+from penstock.runtime import clock as clocks
+
+
+class Copies:
+    """The informers of one operator, and what their changes mark."""
+
+    def __init__(
+        self,
+        client: kube.KubeClient,
+        clock: clocks.Clock,
+        namespaces: tuple[str, ...],
+        mark: Callable[[loop.Key], None],
+    ) -> None:
+        self._mark = mark
+
+        def follow(
+            path: Callable[[str], str],
+            store: cache.Store,
+            on_change: Callable[[kube.Object], None],
+            **kwargs: bool | str,
+        ) -> cache.Informer:
+            paths = [path(namespace) for namespace in namespaces or ("",)]
+            return cache.Informer(client, clock, store, paths, on_change=on_change, **kwargs)  # type: ignore[arg-type]  # labels and optional
+
+        self.deployments = follow(sight.DEPLOYMENT.path, cache.Store(), self._of(modeldeployment.ModelDeployment))
+        self.profiles = cache.Informer(
+            client, clock, cache.Store(), [sight.PROFILE.path()], on_change=self._profile_changed
+        )
+        self.owned = {
+            kind: follow(
+                kind.path,
+                cache.Store(sight.by_label, slim_pod if kind == sight.POD else None),
+                self._owned_changed,
+                labels=pods.DEPLOYMENT_LABEL,
+                optional=kind.optional,
+            )
+            for kind in sight.OWNED
+        }
+        self.unbuilt = {kind: self._unbuilt(kind, client, clock, namespaces) for kind in unbuilt.KINDS}
+
+    def _unbuilt(
+        self, kind: type[base.Resource], client: kube.KubeClient, clock: clocks.Clock, namespaces: tuple[str, ...]
+    ) -> cache.Informer:
+        wanted = sight.Kind(kind.__name__, base.API_VERSION, kind.KIND.plural)
+        paths = [wanted.path(each) for each in (namespaces if kind.KIND.namespaced else ()) or ("",)]
+        return cache.Informer(client, clock, cache.Store(), paths, on_change=self._of(kind))
+
+    @property
+    def all(self) -> list[cache.Informer]:
+        """All of them."""
+        return [self.deployments, self.profiles, *self.owned.values(), *self.unbuilt.values()]
+
+    @property
+    def synced(self) -> bool:
+        """Whether everything was listed once."""
+        return all(each.synced for each in self.all)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether every watch runs."""
+        return all(each.in_step for each in self.all)
+
+    async def start(self) -> None:
+        """Begins to follow."""
+        for each in self.all:
+            await each.start()
+
+    async def stop(self) -> None:
+        """Stops following."""
+        for each in self.all:
+            await each.stop()
+
+    def keys(self) -> list[loop.Key]:
+        """All objects that passes are made over."""
+        found: list[loop.Key] = [
+            (modeldeployment.ModelDeployment, *cache.name_of(each)) for each in self.deployments.store
+        ]
+        for kind, informer in self.unbuilt.items():
+            found += [(kind, *cache.name_of(each)) for each in informer.store]
+        return found
+
+    def workers_changed(self, namespace: str, names: set[str]) -> None:
+        """The registry has changed about these workers."""
+        for name in names:
+            found = self.owned[sight.POD].store.get(namespace, name)
+            if found is not None:
+                self._owned_changed(found)
+
+    def _of(self, kind: type[base.Resource]) -> Callable[[kube.Object], None]:
+        return lambda found: self._mark((kind, *cache.name_of(found)))
+
+    def _owned_changed(self, found: kube.Object) -> None:
+        for key in sight.by_label(found):
+            self._mark((modeldeployment.ModelDeployment, *key))
+
+    def _profile_changed(self, found: kube.Object) -> None:
+        """Deployments that name the profile may now get workers on it."""
+        assert acceleratorprofile.AcceleratorProfile.KIND.namespaced is False
+        name = found["metadata"]["name"]
+        for each in self.deployments.store:
+            spec = each["spec"]
+            lists = [spec.get("accelerators", ()), *(role.get("accelerators", ()) for role in spec.get("roles", ()))]
+            if any(choice.get("profile") == name for choices in lists for choice in choices):
+                self._mark((modeldeployment.ModelDeployment, *cache.name_of(each)))
+
+
+def slim_pod(found: kube.Object) -> kube.Object:
+    """What passes read of a Pod: ten thousand whole ones would be hundreds of MB."""
+    meta = {key: value for key, value in found["metadata"].items() if key not in ("managedFields", "generateName")}
+    status = found.get("status", {})
+    kept = ("phase", "conditions", "containerStatuses", "initContainerStatuses", "podIP", "reason")
+    return {
+        "metadata": meta,
+        "spec": {"nodeName": found.get("spec", {}).get("nodeName", "")},
+        "status": {key: status[key] for key in kept if key in status},
+    }
