@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import tarfile
 import tempfile
 import time
@@ -19,6 +20,7 @@ from tests.cluster.node import layers
 PENSTOCK = "localhost/penstock:test"
 RAY = "localhost/penstock-ray:test"
 PAUSE = "localhost/pause:test"
+VLLM = "localhost/vllm:test"
 KUBERAY = "localhost/kuberay-operator:test"
 _EXTRAS = ("router", "workers", "operators", "embedded")
 _ENV = {
@@ -27,6 +29,33 @@ _ENV = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
 }
+
+
+# Its processes import this file anew: only the first may run it.
+_VLLM = """
+import sys
+from vllm.entrypoints.cli.main import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+# In the image with Ray, in vLLM's place: a simulated engine that wants all of its nodes.
+_PLAYED_VLLM = """#!/opt/penstock/bin/python
+import argparse, os, sys
+parser = argparse.ArgumentParser()
+parser.add_argument("--served-model-name")
+parser.add_argument("--port")
+parser.add_argument("--tensor-parallel-size", type=int, default=1)
+given, _ = parser.parse_known_args()
+import ray
+ray.init(address="auto", log_to_driver=False)
+nodes = sum(node["Alive"] for node in ray.nodes())
+ray.shutdown()
+if nodes < given.tensor_parallel_size:
+    sys.exit(f"{nodes} nodes of {given.tensor_parallel_size} are there")
+python = "/opt/penstock/bin/python"
+argv = [python, "-m", "workers.sim", "--model", given.served_model_name, "--host", "0.0.0.0", "--port", given.port]
+os.execv(python, argv)
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +75,7 @@ def project_images(cache: pathlib.Path, say: Callable[[str], None], *, with_ray:
         parts["project"] = layers.project(pathlib.Path(work))
         if with_ray:
             parts["ray"] = layers.distributions((*_EXTRAS, "ray"), without=_EXTRAS)
+            parts["ray"].texts[f"{layers.HOME}/bin/vllm"] = _PLAYED_VLLM
         parts["libraries"] = layers.libraries(parts.values())
         stored = {name: _store(layer, cache / f"layer-{name}.tar") for name, layer in parts.items()}
     base = [stored["system"], stored["libraries"], stored["needs"]]
@@ -57,6 +87,27 @@ def project_images(cache: pathlib.Path, say: Callable[[str], None], *, with_ray:
     sizes = ", ".join(f"{name} {each.path.stat().st_size / 1e6:.0f} MB" for name, each in stored.items())
     say(f"images of the project: {time.monotonic() - began_s:.1f} s ({sizes})")
     return archives
+
+
+def vllm_image(venv: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+    """An archive of what vLLM needs beside its own 6 GB of packages; these come with the model's folder (`vllm_files`)."""
+    parts = [layers.system(), layers.scripts({"vllm": _VLLM})]
+    parts.append(layers.libraries([parts[0], layers.environment(venv)], without=venv))
+    stored = [_store(layer, target.with_suffix(f".layer{number}")) for number, layer in enumerate(parts)]
+    _archive({VLLM: stored}, target, _ENV | {"PATH": "/usr/local/bin:/usr/bin:/bin"}, str(layers.USER))
+    return target
+
+
+def vllm_files(venv: pathlib.Path, folder: pathlib.Path) -> None:
+    """vLLM's packages, linked into `folder`/env: copied only where the folder is on another disk."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    shutil.copytree(layers.site_of(venv), folder / "env", copy_function=link)
 
 
 def program_image(name: str, program: pathlib.Path, target: pathlib.Path) -> pathlib.Path:

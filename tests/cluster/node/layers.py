@@ -146,8 +146,26 @@ def project(work: pathlib.Path) -> Layer:
     return layer
 
 
-def libraries(layers: Iterable[Layer]) -> Layer:
-    """The shared libraries of the machine that the layers' programs load, at the paths where they are here."""
+def scripts(texts: dict[str, str]) -> Layer:
+    """Programs in Python, for the image's interpreter: name -> text."""
+    return Layer(texts={f"usr/local/bin/{name}": f"#!/usr/local/bin/{_PYTHON}\n{text}" for name, text in texts.items()})
+
+
+def environment(venv: pathlib.Path) -> Layer:
+    """All files of another virtual environment's site-packages, at the paths where they are here."""
+    return Layer(files={str(path): path for path in _files_below(site_of(venv), set())})
+
+
+def site_of(venv: pathlib.Path) -> pathlib.Path:
+    """A virtual environment's site-packages."""
+    return venv.resolve() / "lib" / _PYTHON / "site-packages"
+
+
+def libraries(layers: Iterable[Layer], *, without: pathlib.Path = pathlib.Path(sys.prefix)) -> Layer:
+    """The shared libraries of the machine that the layers' programs load, at the paths where they are here.
+
+    Those that lie below `without` come with the layers themselves.
+    """
     programs = sorted({str(path) for layer in layers for path in layer.files.values() if _is_elf(path)})
     layer = Layer()
     with tempfile.TemporaryFile("w+") as out:
@@ -157,7 +175,7 @@ def libraries(layers: Iterable[Layer]) -> Layer:
         found = set(re.findall(r"(?:=> |^\t)(/\S+) \(0x", out.read(), re.MULTILINE))
     for name in sorted(found):
         path = pathlib.Path(name)
-        if not path.resolve().is_relative_to(pathlib.Path(sys.prefix).resolve()):
+        if not path.resolve().is_relative_to(without.resolve()):
             # Where /lib is a link to /usr/lib, the image has the same link.
             layer.files[str(path.parent.resolve() / path.name).lstrip("/")] = path
     return layer

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from tests.cluster import binaries, tools
-from tests.cluster.node import image, machine, session, storage
+from tests.cluster.node import image, kuberay, machine, session, storage
 
 _TIMES = pytest.StashKey[list[str]]()
 
@@ -55,8 +55,27 @@ def kube(cluster: session.RealCluster) -> tools.Tools:
     """kubectl and helm, on a cluster that has volumes for claims."""
     made = tools.Tools(binaries.find(os.environ), cluster.kubeconfig, cluster.folder)
     with cluster.entered():
-        made.apply(*storage.volumes(cluster.folder, 4))
+        made.apply(*storage.volumes(cluster.folder, 8))
     return made
+
+
+@pytest.fixture(scope="session")
+def kuberay_operator(cluster: session.RealCluster, kube: tools.Tools) -> None:
+    """KubeRay's operator, and the project's image with Ray on the nodes. Skipped where it cannot be had."""
+    programs = binaries.find(os.environ)
+    try:
+        programs.need("kuberay-operator", "kuberay-crds")
+    except binaries.Unavailable as exc:
+        pytest.skip(str(exc))
+    _, with_ray = image.project_images(cluster.folder / "images", print, with_ray=True)
+    cluster.load(with_ray)
+    program = programs.path("kuberay-operator")
+    cluster.load(image.program_image(image.KUBERAY, program, cluster.folder / "kuberay.tar"))
+    with cluster.entered():
+        kube.apply_folder(programs.path("kuberay-crds"))
+        operator = kube.within(kuberay.NAMESPACE)
+        operator.apply(*kuberay.manifests())
+        operator.wait("--for=condition=Available", "deployment/kuberay-operator")
 
 
 @pytest.fixture(autouse=True)

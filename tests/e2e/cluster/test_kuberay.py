@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,36 +9,21 @@ from typing import Any
 import openai
 import pytest
 
-from tests.cluster import binaries, tools
-from tests.cluster.node import image, kuberay, session
+from tests.cluster import tools
+from tests.cluster.node import image, session
 from tests.e2e.cluster import installed
 
 SPACE = "ray"
 
 
 @pytest.fixture(scope="module")
-def ray(cluster: session.RealCluster, kube: tools.Tools) -> Iterator[tools.Tools]:
-    """kubectl where KubeRay's operator runs and the project's image with Ray is on the nodes."""
-    programs = binaries.find(os.environ)
-    try:
-        programs.need("kuberay-operator", "kuberay-crds")
-    except binaries.Unavailable as exc:
-        pytest.skip(str(exc))
-    _, with_ray = image.project_images(cluster.folder / "images", print, with_ray=True)
-    cluster.load(with_ray)
-    cluster.load(
-        image.program_image(image.KUBERAY, programs.path("kuberay-operator"), cluster.folder / "kuberay.tar"),
-    )
+def ray(cluster: session.RealCluster, kube: tools.Tools, kuberay_operator: None) -> Iterator[tools.Tools]:
+    """kubectl in a namespace for Ray."""
     with cluster.entered():
-        kube.apply_folder(programs.path("kuberay-crds"))
-        operator = kube.within(kuberay.NAMESPACE)
-        operator.apply(*kuberay.manifests())
-        operator.wait("--for=condition=Available", "deployment/kuberay-operator")
         kube.kubectl("create", "namespace", SPACE)
         kube.kubectl("label", "namespace", SPACE, "pod-security.kubernetes.io/enforce=baseline")
         yield kube.within(SPACE)
-        kube.kubectl("delete", "namespace", SPACE)
-        operator.kubectl("delete", "deployment/kuberay-operator")
+        kube.kubectl("delete", "namespace", SPACE, "--wait=false")
 
 
 def group(name: str = "") -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""ModelDeployments that are more than one simulated Pod: a real vLLM, and workers that span nodes through KubeRay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from tests.cluster import tools
+from tests.cluster.node import image, session
+from tests.e2e.cluster import installed
+from workers.vllm import install, tiny_model
+
+SPACE = "engines"
+VLLM_ENV = {
+    "PYTHONPATH": "/models/local/env",
+    "VLLM_TARGET_DEVICE": "cpu",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "OMP_NUM_THREADS": "1",
+}
+# float32: bfloat16 needs instructions that many CPUs lack.
+VLLM_ARGS = ["--dtype=float32", "--enforce-eager", "--max-model-len=2048", "--block-size=32"]
+VLLM_ARGS.append("--kv-cache-memory-bytes=67108864")
+
+
+@pytest.fixture(scope="module")
+def release(cluster: session.RealCluster, kube: tools.Tools) -> Iterator[tools.Tools]:
+    """kubectl in the namespace of a release."""
+    here = kube.within(SPACE)
+    with cluster.entered():
+        installed.install(here, cluster.folder)
+        yield here
+        here.kubectl("delete", "md", "--all", "--timeout=120s", timeout_s=150)
+        here.helm("uninstall", "penstock", "--wait")
+
+
+def deployment(name: str, **spec: Any) -> dict[str, Any]:
+    """A deployment of vLLM."""
+    return {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": name},
+        "spec": {"replicas": 1, "drain": {"timeout": "20s"}, **spec},
+    }
+
+
+def answer(release: tools.Tools, model: str) -> str:
+    """What an OpenAI client is told through the gateways' Service."""
+    client = openai.OpenAI(base_url=f"{installed.gateway_url(release)}/v1", api_key="none")
+    made = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": "Hello"}], max_tokens=8, temperature=0
+    )
+    assert made.usage is not None
+    assert made.usage.completion_tokens > 0
+    return made.choices[0].message.content or ""
+
+
+def test_a_real_vllm_answers(release: tools.Tools, cluster: session.RealCluster) -> None:
+    """A worker of one vLLM on CPU, with the agent beside it, answers with what the model says: the same each time."""
+    if not install.is_installed():
+        pytest.skip("there is no vLLM here: `make vllm` installs it (6.5 GB)")
+    files = cluster.folder / "real"
+    tiny_model.write(files)
+    image.vllm_files(install.DEFAULT_VENV, files)
+    cluster.load(image.vllm_image(install.DEFAULT_VENV, cluster.folder / "vllm.tar"))
+    engine = {
+        "kind": "vllm",
+        "image": image.VLLM,
+        "args": VLLM_ARGS,
+        "env": [{"name": name, "value": value} for name, value in VLLM_ENV.items()],
+        "resources": {"cpu": "500m", "memory": "5Gi"},
+    }
+    release.apply(deployment("real", model={"name": "real", "source": {"path": str(files)}}, engine=engine))
+    release.wait("--for=condition=Ready", "md/real", timeout_s=400)
+    assert answer(release, "real") == answer(release, "real")
+    (pod,) = installed.pods(release, "penstock.dev/deployment=real")
+    assert [each["name"] for each in pod["spec"]["containers"]] == ["engine", "agent"]
+    assert "vLLM" in release.kubectl("logs", pod["metadata"]["name"], "-c", "engine")
+    release.kubectl("delete", "md/real", "--timeout=120s", timeout_s=150)
+
+
+def test_a_worker_of_two_nodes_lives_and_ends_as_one(release: tools.Tools, kuberay_operator: None) -> None:
+    """Its ranks are real Ray Pods of one RayCluster (the engine on them is simulated); a lost rank rebuilds all of it."""
+    engine = {"kind": "vllm", "image": image.RAY, "resources": {"cpu": "200m", "memory": "2Gi"}}
+    wanted = deployment(
+        "wide",
+        # The image's folder: a simulated engine reads nothing.
+        model={"name": "wide", "source": {"path": "/usr"}},
+        engine=engine | {"env": [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}]},
+        parallelism={"tensor": 2, "nodes": 2},
+    )
+    release.apply(wanted)
+    release.wait("--for=condition=Ready", "md/wide", timeout_s=240)
+    answer(release, "wide")
+    ranks = {each["metadata"]["uid"] for each in installed.pods(release, "penstock.dev/deployment=wide")}
+    assert len(ranks) == 2
+    (lost,) = installed.pods(release, "penstock.dev/deployment=wide,ray.io/node-type=worker")
+    release.kubectl("delete", "pod", lost["metadata"]["name"], "--grace-period=1")
+    tools.until("all ranks are others", lambda: ready_ranks(release).isdisjoint(ranks) and ready_ranks(release), 240)
+    release.wait("--for=condition=Ready", "md/wide", timeout_s=240)
+    answer(release, "wide")
+    release.kubectl("delete", "md/wide", "--timeout=120s", timeout_s=150)
+    tools.until("no ranks", lambda: release.get("pods", "-l", "penstock.dev/deployment=wide") == [], 120)
+
+
+def ready_ranks(release: tools.Tools) -> set[str]:
+    """Of the unit's Pods, where all of them are ready."""
+    found = installed.pods(release, "penstock.dev/deployment=wide")
+    whole = len(found) == 2 and all(installed.ready(each) for each in found)
+    return {each["metadata"]["uid"] for each in found} if whole else set()
