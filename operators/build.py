@@ -198,7 +198,7 @@ def agent(
         spec["kv_replay"] = f"tcp://127.0.0.1:{engines.REPLAY_PORT}"
     probe = {"httpGet": {"path": "/healthz", "port": AGENT_PORT}}
     return {
-        "name": "agent",
+        "name": pods.AGENT,
         "image": host.image,
         "command": ["python", "-m", "workers.hosting"],
         "env": _agent_env(spec, host),

@@ -16,6 +16,8 @@ Object = dict[str, Any]
 DEPLOYMENT_LABEL = "penstock.dev/deployment"
 ROLE_LABEL = "penstock.dev/role"
 REVISION_LABEL = "penstock.dev/revision"
+# The container of the agent, where it has one of its own.
+AGENT = "agent"
 WORKER_LABEL = "penstock.dev/worker"
 ACCELERATOR_LABEL = "penstock.dev/accelerator"
 DRAIN_ANNOTATION = "penstock.dev/drain-since"
@@ -99,6 +101,7 @@ def observed(
         unready_since_s=_since_s(ready) if started and not answers else None,
         restarts=max((int(each.get("restartCount", 0)) for each in containers), default=0),
         faulty=faulty,
+        ended=any(_has_ended(each) for each in status.get("containerStatuses", ())),
     )
 
 
@@ -107,6 +110,12 @@ _PHASES = {
     "Succeeded": workers.Phase.SUCCEEDED,
     "Failed": workers.Phase.FAILED,
 }
+
+
+def _has_ended(container: Object) -> bool:
+    """Whether this is an agent that has drained its worker: one that failed is started again."""
+    ended = container.get("state", {}).get("terminated")
+    return container.get("name") == AGENT and ended is not None and ended.get("exitCode") == 0
 
 
 def _since_s(condition: Object) -> float | None:

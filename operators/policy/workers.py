@@ -57,12 +57,15 @@ class Worker:
     faulty: bool = False
     # A unit of several nodes of which one has gone.
     broken: bool = False
+    # Its agent has drained it and ended, whoever asked for that; the engine still holds its accelerators.
+    ended: bool = False
 
     @property
     def live(self) -> bool:
         """Whether it counts for its role."""
         running = self.phase in (Phase.PENDING, Phase.RUNNING)
-        return running and not self.deleting and self.draining_since_s is None and not self.broken
+        gone = self.deleting or self.broken or self.ended
+        return running and not gone and self.draining_since_s is None
 
     def holds(self, now_s: float) -> bool:
         """Whether its accelerators are taken, or may be."""
@@ -260,6 +263,8 @@ def _ended(members: Sequence[Worker]) -> list[Command]:
             continue
         if worker.phase in (Phase.SUCCEEDED, Phase.FAILED):
             found.append(Delete(worker.name, "it has ended" if worker.phase is Phase.SUCCEEDED else "it has failed"))
+        elif worker.ended:
+            found.append(Delete(worker.name, "it has drained"))
         elif worker.broken:
             found.append(Delete(worker.name, "a rank was lost: the whole unit is built anew"))
     return found
@@ -269,7 +274,7 @@ def _drained(members: Sequence[Worker], registry: bool, timeout_s: float, now_s:
     """Drains that have ended, are late, or have to be said again."""
     found: list[Command] = []
     for worker in members:
-        running = worker.phase in (Phase.PENDING, Phase.RUNNING) and not worker.broken
+        running = worker.phase in (Phase.PENDING, Phase.RUNNING) and not (worker.broken or worker.ended)
         if worker.draining_since_s is None or worker.deleting or not running:
             continue
         if now_s - worker.draining_since_s >= timeout_s:

@@ -154,3 +154,11 @@ def test_the_ca_of_redis_is_mounted_where_there_is_one() -> None:
     spec = build.pod(simulated(), workers.Create("m-0", "unified"), with_ca)["spec"]
     assert spec["volumes"] == [{"name": "redis-ca", "secret": {"secretName": "ca"}}]
     assert spec["containers"][0]["volumeMounts"][0]["mountPath"] == pods.REDIS_CA_FOLDER
+
+
+@pytest.mark.parametrize(("name", "code", "ended"), [("agent", 0, True), ("agent", 1, False), ("engine", 0, False)])
+def test_an_agent_that_ended_well_has_drained_its_worker(name: str, code: int, ended: bool) -> None:
+    """One that failed is started again, and an engine that ended too."""
+    found = pod_of()
+    found["status"]["containerStatuses"] = [{"name": name, "state": {"terminated": {"exitCode": code}}}]
+    assert pods.observed(found, None, True).ended is ended

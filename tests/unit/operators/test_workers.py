@@ -107,6 +107,11 @@ CASES = {
         (serving("m-0", phase=Phase.FAILED),),
         [Delete("m-0", "it has failed"), Create("m-1", "unified")],
     ),
+    "drained by somebody else: its engine holds its place until it has gone": (
+        wanted(unified=2),
+        (serving("m-0"), serving("m-1", ready=False, registered=None, ended=True)),
+        [Delete("m-1", "it has drained"), Create("m-2", "unified")],
+    ),
     "what is being deleted is not deleted again": (
         wanted(unified=0),
         (leaving("m-0", deleting=True), serving("m-1", phase=Phase.FAILED, deleting=True)),
