@@ -8,7 +8,7 @@ from typing import Any
 
 from operators import engines, pods
 from operators.policy import workers
-from penstock.api.crds import modeldeployment
+from penstock.api.crds import modeldeployment, serving
 
 Object = dict[str, Any]
 
@@ -17,12 +17,18 @@ SLICE_MAX = 100
 
 
 def budgets(deployment: modeldeployment.ModelDeployment) -> list[Object]:
-    """One PodDisruptionBudget for each role: evictions take no more workers at a time than that."""
+    """One PodDisruptionBudget for each role: evictions take no more workers at a time than that.
+
+    As the number that has to stay. From a `maxUnavailable` Kubernetes would ask the Pods' owners how many there should be: a
+    RayCluster cannot say, which blocks every eviction, and a deployment says `spec.replicas`, whatever the roles' counts.
+    """
     meta = deployment.metadata
     found = []
     for role in deployment.spec.roles:
+        total = role.replicas * deployment.spec.replicas
+        away = workers.of_percent(deployment.spec.placement.disruption_budget.max_unavailable, total, up=True)
         spec = {
-            "maxUnavailable": deployment.spec.placement.disruption_budget.max_unavailable,
+            "minAvailable": max(0, total * _least_nodes(deployment, role) - away),
             "selector": {"matchLabels": pods.selector(meta.name, role.name)},
             # A worker that is not ready serves nobody: it does not hold up a node's drain.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
@@ -31,6 +37,13 @@ def budgets(deployment: modeldeployment.ModelDeployment) -> list[Object]:
             _owned(deployment, "policy/v1", "PodDisruptionBudget", f"{meta.name}-{role.name}") | {"spec": spec}
         )
     return found
+
+
+def _least_nodes(deployment: modeldeployment.ModelDeployment, role: serving.Role) -> int:
+    """Pods of a worker, on the hardware where it has fewest: more than there are would have to stay otherwise."""
+    usual = role.parallelism or deployment.spec.parallelism
+    choices = role.accelerators or deployment.spec.accelerators
+    return min([(each.parallelism or usual).nodes for each in choices], default=usual.nodes)
 
 
 def service(deployment: modeldeployment.ModelDeployment) -> Object:

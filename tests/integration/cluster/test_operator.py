@@ -212,9 +212,9 @@ async def test_what_belongs_to_a_deployment_follows_it(stage: Stage) -> None:
     assert stage.server.get(sight.SERVICE.path(stage.namespace, "m")).json()["spec"]["clusterIP"] == "None"
     [found] = stage.server.get(sight.SLICE.path(stage.namespace)).json()["items"]
     assert [each["targetRef"]["name"] for each in found["endpoints"]] == ["m-decode-0", "m-prefill-0"]
-    assert stage.server.merge(f"{budgets}/m-decode", {"spec": {"maxUnavailable": 7}}).is_success
+    assert stage.server.merge(f"{budgets}/m-decode", {"spec": {"minAvailable": 7}}).is_success
     await stage.once()
-    assert stage.server.get(f"{budgets}/m-decode").json()["spec"]["maxUnavailable"] == 1
+    assert stage.server.get(f"{budgets}/m-decode").json()["spec"]["minAvailable"] == 0
     change = {"spec": {"roles": [{"name": "unified"}]}}
     assert stage.server.merge(sight.DEPLOYMENT.path(stage.namespace, "m"), change).is_success
     await stage.once()

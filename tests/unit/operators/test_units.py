@@ -169,6 +169,24 @@ def test_what_the_server_adds_is_no_difference() -> None:
         assert not objects.covers(wanted, found)
 
 
+@pytest.mark.parametrize(
+    ("fields", "stay"),
+    [
+        ({"replicas": 4}, 3),
+        ({"replicas": 1}, 0),
+        ({"replicas": 0}, 0),
+        ({"replicas": 2, "roles": [{"name": "unified", "replicas": 3}]}, 5),
+        ({"replicas": 10, "placement": {"disruptionBudget": {"maxUnavailable": "25%"}}}, 7),
+        ({"replicas": 3, "parallelism": {"tensor": 16, "nodes": 2}}, 5),
+    ],
+)
+def test_a_budget_says_how_many_pods_have_to_stay(fields: dict[str, Any], stay: int) -> None:
+    """All of a role's Pods but as many as may be away: a unit is broken by one rank that is."""
+    (budget,) = objects.budgets(deployment(**{"accelerators": [], "parallelism": {}, **fields}))
+    assert budget["spec"]["minAvailable"] == stay
+    assert "maxUnavailable" not in budget["spec"]
+
+
 def test_every_kind_of_owned_object_is_found_by_its_label() -> None:
     """What is made bears the label by which the copies find it."""
     made = [
