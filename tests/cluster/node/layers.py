@@ -46,6 +46,7 @@ _TOOLS = [
     "kill",
     "ln",
     "ls",
+    "lscpu",
     "mkdir",
     "mv",
     "ps",
