@@ -77,7 +77,7 @@ def project_images(cache: pathlib.Path, say: Callable[[str], None], *, with_ray:
             parts["ray"] = layers.distributions((*_EXTRAS, "ray"), without=_EXTRAS)
             parts["ray"].texts[f"{layers.HOME}/bin/vllm"] = _PLAYED_VLLM
         parts["libraries"] = layers.libraries(parts.values())
-        stored = {name: _store(layer, cache / f"layer-{name}.tar") for name, layer in parts.items()}
+        stored = {name: store(layer, cache / f"layer-{name}.tar") for name, layer in parts.items()}
     base = [stored["system"], stored["libraries"], stored["needs"]]
     archives = [cache / "penstock.tar"]
     _archive({PENSTOCK: [*base, stored["project"]]}, archives[0], _ENV, str(layers.USER))
@@ -93,7 +93,7 @@ def vllm_image(venv: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     """An archive of what vLLM needs beside its own 6 GB of packages; these come with the model's folder (`vllm_files`)."""
     parts = [layers.system(), layers.scripts({"vllm": _VLLM})]
     parts.append(layers.libraries([parts[0], layers.environment(venv)], without=venv))
-    stored = [_store(layer, target.with_suffix(f".layer{number}")) for number, layer in enumerate(parts)]
+    stored = [store(layer, target.with_suffix(f".layer{number}")) for number, layer in enumerate(parts)]
     _archive({VLLM: stored}, target, _ENV | {"PATH": "/usr/local/bin:/usr/bin:/bin"}, str(layers.USER))
     return target
 
@@ -112,12 +112,12 @@ def vllm_files(venv: pathlib.Path, folder: pathlib.Path) -> None:
 
 def program_image(name: str, program: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     """An archive of an image that is one static program."""
-    stored = _store(layers.Layer(files={program.name: program}), target.with_suffix(".layer"))
+    stored = store(layers.Layer(files={program.name: program}), target.with_suffix(".layer"))
     _archive({name: [stored]}, target, {}, str(layers.USER), entrypoint=[f"/{program.name}"])
     return target
 
 
-def _store(layer: layers.Layer, target: pathlib.Path) -> Stored:
+def store(layer: layers.Layer, target: pathlib.Path) -> Stored:
     """Writes a layer. Times stay: an interpreter compares a source's with that in its compiled file."""
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
         parents: set[str] = set()
