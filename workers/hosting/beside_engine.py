@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -17,6 +18,9 @@ from workers.hosting import engine, spec
 
 _ASK_TIMEOUT_S = 2.0
 _POLL_S = 0.5
+# The first request compiles, captures graphs and fills caches: it may take minutes.
+_WARM_UP_TIMEOUT_S = 600.0
+_WARM_UP_TOKENS = 4
 # An engine under load may miss a probe or two; one that has ended refuses the connection each time.
 _MISSES = 5
 
@@ -37,11 +41,13 @@ class BesideEngine:
         self._log = logs.get("worker")
 
     async def start(self) -> engine.EngineInfo:
-        """Returns when the engine is healthy: download, load and warm-up may take many minutes."""
+        """Returns when the engine is healthy and has answered a first request: that may take many minutes."""
         began_s = self._clock.monotonic_s()
         while not await self._healthy():
             await self._clock.sleep(_POLL_S)
         self._log.info("engine_found", url=self._url, waited_s=round(self._clock.monotonic_s() - began_s, 1))
+        while not await self._warm_up():
+            await self._clock.sleep(_POLL_S)
         reading = await self._read()
         address = urllib.parse.urlsplit(self._url)
         return engine.EngineInfo(
@@ -75,6 +81,21 @@ class BesideEngine:
 
     async def stop(self, drain_s: float) -> None:
         """Whoever started it ends it."""
+
+    async def _warm_up(self) -> bool:
+        """A short request before traffic; whether the engine has dealt with it. One that refuses completions is warm enough."""
+        began_s = self._clock.monotonic_s()
+        fields = {"model": self._worker.model, "prompt": "warm up", "max_tokens": _WARM_UP_TOKENS}
+        try:
+            status = await asyncio.to_thread(_post, f"{self._url}/v1/completions", fields)
+        except OSError as exc:
+            self._log.warning("warm_up_failed", reason=str(exc))
+            return False
+        if status >= 500:
+            self._log.warning("warm_up_failed", reason=f"the engine answered {status}")
+            return False
+        self._log.info("engine_warm", status=status, took_s=round(self._clock.monotonic_s() - began_s, 2))
+        return True
 
     async def _healthy(self) -> bool:
         return await self._get("/health") is not None
@@ -119,6 +140,17 @@ def _get(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=_ASK_TIMEOUT_S) as answer:
         data: bytes = answer.read()
     return data
+
+
+def _post(url: str, fields: dict[str, object]) -> int:
+    """The status of the answer. Raises OSError where none comes."""
+    asked = urllib.request.Request(url, json.dumps(fields).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(asked, timeout=_WARM_UP_TIMEOUT_S) as answer:
+            answer.read()
+            return int(answer.status)
+    except urllib.error.HTTPError as exc:
+        return exc.code
 
 
 def _object(text: bytes | None) -> dict[str, object]:
