@@ -42,6 +42,7 @@ MODULES = (
     "router/dataplane/holding.py",
     "router/dataplane/gateway.py",
     "router/dataplane/exchange.py",
+    "router/dataplane/pick.py",
     "router/dataplane/front.py",
 )
 # Set to 0 to run the plain Python.

@@ -222,6 +222,28 @@ def _http(
     return HttpServer(config, sock)
 
 
+def _picker(
+    settings: gateway_settings.GatewaySettings, owner: gateway.Gateway, keys: heads.Keys
+) -> lifecycle.Component:
+    """The endpoint picker's port; only who has one pays for gRPC."""
+    from penstock.api.proto import ext_proc_pb2_grpc
+    from penstock.runtime import grpcs
+    from router.server import picker
+
+    told = settings.picker
+    if (told.tls_cert is None) != (told.tls_key is None):
+        raise errors.SettingsError("picker.tls_cert and picker.tls_key belong together")
+    service = picker.Picker(owner, keys)
+    return grpcs.GrpcServer(
+        [(picker.SERVICE, functools.partial(ext_proc_pb2_grpc.add_ExternalProcessorServicer_to_server, service))],
+        host=told.host,
+        port=told.port or 0,
+        tls=grpcs.Tls(told.tls_cert, told.tls_key, told.tls_ca) if told.tls_cert else None,
+        # A buffered body comes as one message.
+        max_message_bytes=settings.limits.max_body_bytes + (1 << 20),
+    )
+
+
 def build(
     settings: gateway_settings.GatewaySettings, loop: asyncio.AbstractEventLoop
 ) -> tuple[lifecycle.Lifecycle, tuple[str, int], tuple[str, int]]:
@@ -279,6 +301,8 @@ def build(
         life.add("admin", admin_server)
         life.add("endpoints", static.StaticSource(owner, list(targets.values()), settings.model, clock))
     life.add("ticker", Ticker(owner, prober.Prober(owner, clock), server, health))
+    if settings.picker.port is not None:
+        life.add("picker", _picker(settings, owner, keys))
     life.add("http", server, stop_timeout_s=settings.limits.drain_s + 5.0)
     if settings.tls_cert is not None and settings.tls_key is not None:
         renewal = certificates.Renewal(settings.tls_cert, settings.tls_key, lambda: server.config.ssl, clock)

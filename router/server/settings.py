@@ -55,6 +55,16 @@ class ShareSettings(base.Settings):
     peer_timeout_s: float = Field(3.0, gt=0.2, description="Silence after which a peer's load is forgotten, s")
 
 
+class PickerSettings(base.Settings):
+    """The endpoint picker (ext_proc) for an Envoy that carries requests itself."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address that it listens on")
+    port: int | None = Field(None, ge=0, le=65535, description="Its port; unset: there is none")
+    tls_cert: pathlib.Path | None = Field(None, description="Certificate (PEM) of the port")
+    tls_key: pathlib.Path | None = Field(None, description="Private key (PEM) of the port")
+    tls_ca: pathlib.Path | None = Field(None, description="Who asks needs a certificate of this CA (PEM)")
+
+
 class GatewaySettings(base.Settings):
     """One gateway process."""
 
@@ -82,6 +92,7 @@ class GatewaySettings(base.Settings):
     limits: LimitSettings = LimitSettings()
     index: IndexSettings = IndexSettings()
     share: ShareSettings = ShareSettings()
+    picker: PickerSettings = PickerSettings()
     log: logs.LogSettings = logs.LogSettings()
 
     @pydantic.field_validator("policy")

@@ -145,6 +145,15 @@ async def never(received: Received) -> None:
     await received.engine.left.wait()
 
 
+async def _chunked(reader: asyncio.StreamReader) -> bytes:
+    """A body in chunks, without trailers."""
+    body = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return body
+
+
 class ScriptedEngine:
     """Listens on loopback; `behaviour` answers every POST, GETs get what a vLLM would say."""
 
@@ -202,7 +211,10 @@ class ScriptedEngine:
         head = await reader.readuntil(b"\r\n\r\n")
         line, *lines = head[:-4].split(b"\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (item.partition(b":") for item in lines)}
-        body = await reader.readexactly(int(headers.get(b"content-length", b"0")))
+        if headers.get(b"transfer-encoding") == b"chunked":
+            body = await _chunked(reader)
+        else:
+            body = await reader.readexactly(int(headers.get(b"content-length", b"0")))
         if line.startswith(b"GET"):
             return await self._get(line, writer)
         received = Received(line, headers, body, writer, self)

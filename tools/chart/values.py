@@ -117,6 +117,12 @@ class Gateway(Values):
     image: Image = Field("", description="Image, in place of the one that `images` gives")
     service: Service = Field(Service(), description="Service of the client port")
     tls: Tls = Field(Tls(), description="TLS of the client port")
+    pickerPort: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port of the endpoint picker (ext_proc), such as 9002; 0: none. With TLS where the client port has it",
+    )
     apiKeysSecret: Name = Field(
         "", description="Secret whose key `keys` holds `tenant: sha256-of-key` lines; empty lets every client in"
     )

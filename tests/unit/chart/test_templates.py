@@ -23,6 +23,7 @@ from tests.support import charts
 EVERYTHING = (
     "gateway.tls.mode=selfSigned",
     "gateway.apiKeysSecret=keys",
+    "gateway.pickerPort=9002",
     "gateway.autoscaling.enabled=true",
     "controller.tlsSecret=mtls",
     "monitoring.podMonitor.enabled=true",
@@ -214,6 +215,21 @@ def test_the_gateways_certificate_names_its_service() -> None:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     found = set(names.get_values_for_type(x509.DNSName))
     assert {"llm.example.com", "rel-penstock-gateway", "rel-penstock-gateway.ns.svc"} <= found
+
+
+def test_the_endpoint_picker_is_open_where_it_is_asked_for() -> None:
+    """With a port the Pod listens, the Service has it and the policy lets it in; without one there is none."""
+    with_it = charts.template("gateway.pickerPort=9009", "gateway.tls.mode=selfSigned")
+    container = charts.pod_specs(with_it)["Deployment/rel-penstock-gateway"]["containers"][0]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert (env["PENSTOCK_GATEWAY_PICKER__PORT"], env["PENSTOCK_GATEWAY_PICKER__HOST"]) == ("9002", "0.0.0.0")
+    assert env["PENSTOCK_GATEWAY_PICKER__TLS_CERT"] == env["PENSTOCK_GATEWAY_TLS_CERT"]
+    assert {"name": "picker", "containerPort": 9002} in container["ports"]
+    [service] = [
+        each for each in with_it if each["kind"] == "Service" and each["metadata"]["name"] == "rel-penstock-gateway"
+    ]
+    assert [(each["name"], each["port"]) for each in service["spec"]["ports"]][1:] == [("picker", 9009)]
+    assert "PICKER" not in str(charts.template())
 
 
 def test_redis_has_one_password() -> None:
