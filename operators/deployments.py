@@ -206,14 +206,16 @@ class DeploymentReconciler:
             await self._kube.delete(sight.REVISION.path(namespace, meta["name"]), meta["uid"])
 
     async def _keep_objects(self, snapshot: Snapshot) -> None:
-        """Budgets, Service and EndpointSlices: what differs is applied, what is not wanted any more goes."""
+        """Budgets, Service, EndpointSlices, pool: what differs is applied, what is not wanted any more goes."""
         deployment, namespace = snapshot.deployment, snapshot.deployment.metadata.namespace
         addresses = units.addresses(snapshot.seen)
-        wanted = (
+        wanted = [
             (sight.BUDGET, objects.budgets(deployment)),
             (sight.SERVICE, [objects.service(deployment)]),
             (sight.SLICE, objects.slices(deployment, snapshot.observed.workers, addresses)),
-        )
+        ]
+        if self._host.picker and self._sight.has(sight.POOL):
+            wanted.append((sight.POOL, [objects.pool(deployment, self._host.picker)]))
         for kind, documents in wanted:
             found = {each["metadata"]["name"]: each for each in snapshot.seen.of(kind)}
             for document in documents:

@@ -112,6 +112,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
             settings.redis_key,
             settings.vllm_image,
             settings.redis_ca_secret or "",
+            settings.picker,
         ),
         verdicts,
         done=lambda command: counted.commands.labels(command).inc(),

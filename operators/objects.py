@@ -1,4 +1,4 @@
-"""What a deployment owns beside its workers: disruption budgets, a Service and its EndpointSlices. Pure."""
+"""What a deployment owns beside its workers: disruption budgets, a Service and its EndpointSlices, an InferencePool. Pure."""
 
 from __future__ import annotations
 
@@ -51,6 +51,23 @@ def service(deployment: modeldeployment.ModelDeployment) -> Object:
     port = {"name": "http", "port": engines.ENGINE_PORT, "targetPort": engines.ENGINE_PORT, "protocol": "TCP"}
     spec = {"clusterIP": "None", "ports": [port]}
     return _owned(deployment, "v1", "Service", deployment.metadata.name) | {"spec": spec}
+
+
+def pool(deployment: modeldeployment.ModelDeployment, picker: str) -> Object:
+    """The InferencePool by which Gateways of the Gateway API send requests: the workers, and who chooses among them.
+
+    `picker` is `name:port` of a Service in the same namespace. Without its answer nothing is sent: a worker that nobody
+    has chosen may be one that drains.
+    """
+    name, _, port = picker.partition(":")
+    spec = {
+        "selector": {"matchLabels": {pods.DEPLOYMENT_LABEL: deployment.metadata.name}},
+        "targetPorts": [{"number": engines.ENGINE_PORT}],
+        "endpointPickerRef": {"name": name, "port": {"number": int(port)}, "failureMode": "FailClose"},
+    }
+    return _owned(deployment, "inference.networking.k8s.io/v1", "InferencePool", deployment.metadata.name) | {
+        "spec": spec
+    }
 
 
 def slices(

@@ -34,6 +34,8 @@ class WorkerHost:
     vllm_image: str = ""
     # Secret with the CA of Redis, which the URL names as a file of REDIS_CA_FOLDER; empty for none.
     redis_ca_secret: str = ""
+    # Service of the gateways' endpoint picker, as `name:port`; empty for none.
+    picker: str = ""
 
 
 UnsupportedError = sources.UnsupportedError

@@ -43,6 +43,12 @@ NAMESPACED = (
     Rule("limits of evictions", "policy", ("poddisruptionbudgets",), ("list", "watch", "create", "patch", "delete")),
     Rule("the workers' Service", "", ("services",), ("list", "watch", "create", "patch")),
     Rule("its addresses", "discovery.k8s.io", ("endpointslices",), ("list", "watch", "create", "patch", "delete")),
+    Rule(
+        "pools of the Gateway API",
+        "inference.networking.k8s.io",
+        ("inferencepools",),
+        ("list", "watch", "create", "patch"),
+    ),
     Rule("history of roll-outs", "apps", ("controllerrevisions",), ("list", "watch", "create", "patch", "delete")),
 )
 # Of the cluster as a whole.

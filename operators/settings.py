@@ -48,6 +48,11 @@ class OperatorSettings(base.Settings):
     vllm_image: str = Field(
         "vllm/vllm-openai:v0.32.0", min_length=1, description="Image of vLLM where a deployment names none"
     )
+    picker: str = Field(
+        "",
+        pattern=r"^([a-z]([-a-z0-9]{0,61}[a-z0-9])?:[0-9]{1,5})?$",
+        description="Service of the gateways' endpoint picker, as `name:port`: deployments get an InferencePool; empty: none",
+    )
     kubeconfig: pathlib.Path | None = Field(
         None, description="Kubeconfig; unset: the Pod's ServiceAccount, or kubectl's own file outside of a cluster"
     )

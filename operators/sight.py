@@ -39,11 +39,12 @@ SERVICE = Kind("Service", "v1", "services")
 SLICE = Kind("EndpointSlice", "discovery.k8s.io/v1", "endpointslices")
 UNIT = Kind("RayCluster", "ray.io/v1", "rayclusters", optional=True)
 SERVED = Kind("RayService", "ray.io/v1", "rayservices", optional=True)
+POOL = Kind("InferencePool", "inference.networking.k8s.io/v1", "inferencepools", optional=True)
 # Kinds that are a worker each.
 WORKERS = (POD, UNIT, SERVED)
 # What decides about workers: looked at anew before anything is taken away.
 DECIDING = (*WORKERS, REVISION)
-OWNED = (*DECIDING, BUDGET, SERVICE, SLICE)
+OWNED = (*DECIDING, BUDGET, SERVICE, SLICE, POOL)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ NOT_WALKED: frozenset[tuple[str, str, str]] = frozenset({
     ("create", "", "services"),
     ("create", "policy", "poddisruptionbudgets"),
     ("create", "discovery.k8s.io", "endpointslices"),
+    ("create", "inference.networking.k8s.io", "inferencepools"),
     # Of what a deployment left behind that was deleted without its dependents: test_operator.py.
     ("patch", "apps", "controllerrevisions"),
 })  # fmt: skip
@@ -60,6 +61,7 @@ class Stage:
             "PENSTOCK_OPERATOR_KUBECONFIG": str(file),
             "PENSTOCK_OPERATOR_REDIS_URL": self.url,
             "PENSTOCK_OPERATOR_WORKER_IMAGE": "penstock-worker-sim:test",
+            "PENSTOCK_OPERATOR_PICKER": "pen-penstock-gateway:9002",
             "PENSTOCK_OPERATOR_LEASE__NAMESPACE": "ops",
             "PENSTOCK_OPERATOR_LEASE__DURATION_S": "2",
             "PENSTOCK_OPERATOR_LEASE__RENEW_S": "0.5",
@@ -106,7 +108,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     try:
         programs = binaries.find(os.environ)
         plane = control_plane.ControlPlane(programs, tmp_path_factory.mktemp("plane"), extras)
-        programs.need("helm", "kuberay-crds")
+        programs.need("helm", "kuberay-crds", "inference-extension")
     except binaries.Unavailable as exc:
         pytest.skip(str(exc))
     server = embedded_redis.EmbeddedRedis(folder / "redis", clocks.SystemClock())
@@ -117,6 +119,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         kube = releases.prepare(tools.Tools(programs, plane.kubeconfig, folder), "ops", volumes=0)
         kube.apply_folder(charts.CHART / "crds")
         kube.apply_folder(programs.path("kuberay-crds"))
+        kube.apply_folder(programs.path("inference-extension"))
         wanted = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
         objects = charts.template(release="pen", namespace="ops")
         kube.apply(*(each for each in objects if each["kind"] in wanted and "hook" not in str(each["metadata"])))
@@ -186,6 +189,9 @@ def walk(stage: Stage) -> None:
     stage.until("two workers", lambda: set(stage.pods()) >= {"m-0", "m-1"})
     asyncio.run(register(stage.url, "m", ["m-0", "m-1"]))
     kube.wait("--for=condition=Ready", "md/m", timeout_s=30)
+    stage.until("Gateways can send through a pool", lambda: kube.get("inferencepools"))
+    [pool] = kube.get("inferencepools")
+    assert pool["spec"]["endpointPickerRef"]["name"] == "pen-penstock-gateway"
     kube.kubectl("scale", "md/m", "--replicas=1")
     stage.until("one has drained", lambda: asyncio.run(leave(stage.url)))
     stage.until("one worker is left", lambda: len(stage.pods()) == 1)
