@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
-from controller import leader, scrape, store
+from controller import agents, leader, scrape, store
 from controller import settings as controller_settings
 from controller.hosts import none, port
 from controller.policy import fleet
 from penstock.api import types
 from penstock.runtime import clock as clocks
-from penstock.runtime import errors, logs, registry, tasks
+from penstock.runtime import errors, grpcs, logs, registry, tasks
 from workers.hosting import spec
 
 
@@ -320,6 +320,16 @@ class Loop:
                 await self._emit("drain", worker_id, "requested" + (", with another in its place" if replace else ""))
         self.wake()
         return types.WorkerState.DRAINING.value
+
+    async def drain_by_agent(self, worker_id: str, timeout_s: float | None, tls: grpcs.Tls) -> str:
+        """Tells the worker's own agent, where another keeps the workers; its state. Raises as `agents.Agent.drain` does."""
+        record = self._watcher.workers.get(worker_id)
+        if record is None:
+            known = ", ".join(sorted(self._watcher.workers)) or "none"
+            raise errors.TerminalError(f"worker: {worker_id!r} is not there; there are: {known}")
+        answer = await agents.of_worker(record, tls).drain(worker_id, timeout_s)
+        await self._emit("drain", worker_id, "requested")
+        return answer.state
 
     async def _one_less(self, worker_id: str) -> None:
         record = self._watcher.workers.get(worker_id)

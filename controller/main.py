@@ -76,7 +76,9 @@ def build(settings: controller_settings.ControllerSettings) -> tuple[lifecycle.L
     initial = read_deployments(settings.deployments_file)
     kept = store.Store(link.client, keys, lead, clock)
     work = loop.Loop(settings, lead, kept, watcher, reg, host, scraper, clock, initial)
-    control = service.Control(work, lead, watcher, reg, link, scraper, keys, settings.namespace)
+    folder = settings.agent_tls if settings.host == "none" else None
+    agents = grpcs.Tls(folder / "tls.crt", folder / "tls.key", folder / "ca.crt") if folder is not None else None
+    control = service.Control(work, lead, watcher, reg, link, scraper, keys, settings.namespace, agents)
     tls = grpcs.Tls(settings.tls_cert, settings.tls_key, settings.tls_ca) if settings.tls_cert else None
     server = grpcs.GrpcServer(
         [(service.SERVICE, functools.partial(control_pb2_grpc.add_ControlServicer_to_server, control))],

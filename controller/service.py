@@ -16,7 +16,7 @@ from controller import kv_reports, leader, loop, scrape
 from penstock import __version__
 from penstock.api import types, wire
 from penstock.api.proto import control_pb2, control_pb2_grpc
-from penstock.runtime import errors, registry
+from penstock.runtime import errors, grpcs, registry
 from penstock.runtime import redis as redis_link
 from router.policy import profiles
 
@@ -39,7 +39,10 @@ class Control(control_pb2_grpc.ControlServicer):
         scraper: scrape.Scraper,
         keys: wire.Keys,
         namespace: str,
+        agent_tls: grpcs.Tls | None = None,
     ) -> None:
+        """`agent_tls`: what opens workers' agents, where another than this controller keeps the workers."""
+        self._agent_tls = agent_tls
         self._loop, self._leader, self._watcher, self._registry = work, lead, watcher, reg
         self._link, self._scraper, self._keys, self._namespace = link, scraper, keys, namespace
         self._kv_reports = kv_reports.KvReports(link.client, keys)
@@ -206,8 +209,16 @@ class Control(control_pb2_grpc.ControlServicer):
     async def Drain(self, request: Any, context: aio.ServicerContext[Any, Any]) -> control_pb2.DrainResponse:
         """Returns once the drain is decided, not once it is done."""
         await self._lead_or_abort(context)
+        timeout_s = request.timeout_s if request.HasField("timeout_s") else None
         try:
-            state = await self._loop.drain(request.worker, request.replace)
+            if self._agent_tls is not None:
+                state = await self._loop.drain_by_agent(request.worker, timeout_s, self._agent_tls)
+            elif timeout_s is not None:
+                raise errors.TerminalError(
+                    "timeout_s: is for workers whose agents have a gRPC API (settings agent_tls)"
+                )
+            else:
+                state = await self._loop.drain(request.worker, request.replace)
         except errors.PenstockError as exc:
             await _abort(context, exc)
         return control_pb2.DrainResponse(state=state)

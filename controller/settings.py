@@ -11,6 +11,8 @@ from pydantic import Field
 from penstock.runtime import logs
 from penstock.runtime import settings as base
 
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 
 class ControllerSettings(base.Settings):
     """One controller process."""
@@ -24,6 +26,10 @@ class ControllerSettings(base.Settings):
     tls_cert: pathlib.Path | None = Field(None, description="Certificate (PEM) of the gRPC API")
     tls_key: pathlib.Path | None = Field(None, description="Private key (PEM) of the gRPC API")
     tls_ca: pathlib.Path | None = Field(None, description="Clients of the gRPC API need a certificate of this CA (PEM)")
+    agent_tls: pathlib.Path | None = Field(
+        None,
+        description="Folder with tls.crt, tls.key and ca.crt for workers' agents: `penstock drain` works with host `none`",
+    )
     lease_s: float = Field(5.0, ge=0.5, le=60, description="Leader lease, s: a standby takes over within it")
     tick_s: float = Field(0.5, ge=0.05, le=10, description="How often the loop looks at the fleet, s")
     host_s: float = Field(2.0, ge=0.05, le=60, description="How often the host is asked while all is as wanted, s")
@@ -59,4 +65,7 @@ class ControllerSettings(base.Settings):
             raise ValueError("host ray needs either ray_address or ray_address_file")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key belong together")
+        if self.agent_tls is not None and self.tls_ca is None and self.grpc_host not in _LOOPBACK:
+            # Whoever reaches this API could drain workers, whose own API is closed.
+            raise ValueError("agent_tls needs tls_ca, tls_cert and tls_key: clients that show who they are")
         return self

@@ -7,6 +7,7 @@ engine goes on serving. An agent that is fenced by a newer incarnation of its wo
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 
@@ -28,12 +29,16 @@ class WorkerAgent:
         self._log = logs.get("worker")
         self._task: asyncio.Task[None] | None = None
         self._drain: asyncio.Task[None] | None = None
+        # When open streams are cut, on the monotonic clock.
+        self._drain_until_s = math.inf
         self._engine_stopped = False
         self.record: types.WorkerRecord | None = None
         # What the registry was last told; where it differs from `record`, it is told again.
         self._announced: types.WorkerRecord | None = None
         self.ended = asyncio.Event()
         self.failure: str | None = None
+        # Port of the agent's gRPC API where it serves one; told with the registration.
+        self.control_port: int | None = None
 
     async def start(self) -> None:
         """Registers as starting, starts the engine, registers as ready.
@@ -56,6 +61,7 @@ class WorkerAgent:
             node=socket.gethostname(),
             started_at_s=self._clock.now_s(),
             revision=self._spec.revision,
+            control_port=self.control_port,
         )
         await self._announce()
         self._task = asyncio.create_task(self._keep(), name="worker-lease")
@@ -64,6 +70,9 @@ class WorkerAgent:
         except BaseException:
             await self._leave()
             raise
+        if self._drain is not None:
+            # Asked to go before the engine answered: it never takes traffic.
+            return
         self.record = self.record.model_copy(update=_described(info))
         try:
             await self._announce()
@@ -75,12 +84,24 @@ class WorkerAgent:
 
     async def drain(self, drain_s: float | None = None) -> None:
         """Leaves routing, lets every request finish (at most `drain_s`), deregisters, stops the engine. Idempotent."""
-        await asyncio.shield(self._begin_drain(self._spec.drain_s if drain_s is None else drain_s))
+        await asyncio.shield(self.begin_drain(drain_s))
 
-    def _begin_drain(self, limit_s: float) -> asyncio.Task[None]:
+    def begin_drain(self, drain_s: float | None = None) -> asyncio.Task[None]:
+        """As `drain`, without waiting for its end. Of several deadlines the earliest holds."""
+        limit_s = self._spec.drain_s if drain_s is None else drain_s
+        self._drain_until_s = min(self._drain_until_s, self._clock.monotonic_s() + limit_s)
         if self._drain is None:
-            self._drain = asyncio.create_task(self._drained(limit_s), name="worker-drain")
+            self._drain = asyncio.create_task(self._drained(), name="worker-drain")
         return self._drain
+
+    @property
+    def drain_left_s(self) -> float | None:
+        """Seconds until open streams are cut; None where it does not drain."""
+        return None if self._drain is None else max(0.0, self._drain_until_s - self._clock.monotonic_s())
+
+    async def load(self) -> int | None:
+        """Requests that the engine has; None while it cannot be asked."""
+        return None if self._engine_stopped else await self._engine.load()
 
     async def stop(self) -> None:
         """Ends at once: deregisters, stops the engine."""
@@ -91,9 +112,11 @@ class WorkerAgent:
         """Whether the engine runs and its registration was not taken over."""
         return not self.ended.is_set() and await self._engine.alive()
 
-    async def _drained(self, limit_s: float) -> None:
+    async def _drained(self) -> None:
         began_s = self._clock.monotonic_s()
-        self._log.info("worker_draining", worker=self._spec.id, limit_s=limit_s)
+        self._log.info("worker_draining", worker=self._spec.id, limit_s=self._drain_until_s - began_s)
+        # An engine that was never told to gateways has nothing to finish, and may take minutes to answer.
+        serves = self.record is not None and self.record.state is not types.WorkerState.STARTING
         if self.record is not None:
             self.record = self.record.model_copy(update={"state": types.WorkerState.DRAINING})
             try:
@@ -101,8 +124,9 @@ class WorkerAgent:
             except errors.PenstockError as exc:
                 # Gateways then learn of it when the engine refuses connections; they retry what has no first byte.
                 self._log.warning("drain_not_announced", worker=self._spec.id, reason=str(exc))
-        await self._clock.sleep(self._spec.settle_s)
-        while await self._engine.alive() and self._clock.monotonic_s() - began_s < limit_s:
+        if serves:
+            await self._clock.sleep(self._spec.settle_s)
+        while serves and self._clock.monotonic_s() < self._drain_until_s and await self._engine.alive():
             # Unknown is not zero: an engine that cannot be asked may still be answering.
             if await self._engine.load() == 0:
                 break
@@ -122,7 +146,7 @@ class WorkerAgent:
             try:
                 renewed = await self._registry.renew(record.id, record.incarnation, self._spec.lease_s)
                 if renewed is types.WorkerState.DRAINING and self._spec.drains_by_registry:
-                    self._begin_drain(self._spec.drain_s)
+                    self.begin_drain()
                 elif not renewed or self._announced != self.record:
                     await self._announce()
             except errors.FencedError as exc:

@@ -10,6 +10,7 @@ import click
 from controller.cli import target
 
 if TYPE_CHECKING:
+    from controller import agents
     from controller.local import client
 
 
@@ -29,13 +30,28 @@ def scale(deployment: str, replicas: int, role: str, controller: client.Controll
 
 @click.command()
 @click.argument("worker")
-@click.option("--replace", is_flag=True, help="Start another in its place.")
-@target.options
-def drain(worker: str, replace: bool, controller: client.Controller) -> None:
+@click.option("--replace", is_flag=True, help="Start another in its place; on Kubernetes the operator always does.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(0, 86_400), help="Longest time for open streams, s (Kubernetes)."
+)
+@click.option("--agent", help="host:port of the worker's own agent, to ask it without a controller.")
+@target.options_or_agent
+def drain(
+    worker: str,
+    replace: bool,
+    timeout_s: float | None,
+    controller: client.Controller | None,
+    agent: agents.Agent | None,
+) -> None:
     """Take WORKER out of routing, let it finish what it has, stop it."""
+    if agent is not None:
+        found = target.run(agent.drain(worker, timeout_s))
+        click.echo(f"{worker}: {found.state}, {found.in_flight if found.HasField('in_flight') else '?'} in flight")
+        return
     from penstock.api.proto import control_pb2
 
-    request = control_pb2.DrainRequest(worker=worker, replace=replace)
+    assert controller is not None
+    request = control_pb2.DrainRequest(worker=worker, replace=replace, timeout_s=timeout_s)
     answer = target.ask(controller, "Drain", request)
     click.echo(f"{worker}: {answer.state}")
 

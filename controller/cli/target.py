@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +14,7 @@ from penstock.runtime import errors
 
 if TYPE_CHECKING:
     from controller.local import client
+    from penstock.runtime import grpcs
 
 UNREACHABLE = 3
 
@@ -31,27 +32,48 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
     """Options by which a command finds its controller, which it gets as `controller`."""
 
     @functools.wraps(function)
-    def found(
-        *args: Any,
-        address: str | None,
-        port: int | None,
-        tls_ca: pathlib.Path | None,
-        tls_cert: pathlib.Path | None,
-        tls_key: pathlib.Path | None,
-        **kwargs: Any,
-    ) -> None:
+    def found(*args: Any, address: str | None, port: int | None, **kwargs: Any) -> None:
         from controller.local import client
-        from penstock.runtime import grpcs
 
-        if (tls_cert is None) != (tls_key is None):
-            raise click.UsageError("--tls-cert and --tls-key belong together")
+        given = {name: kwargs.pop(name) for name in ("tls_cert", "tls_key", "tls_ca")}
         # A fleet of this machine, found by its file, speaks without TLS on loopback.
-        tls = grpcs.Tls(tls_cert, tls_key, tls_ca) if address and (tls_ca or tls_cert) else None
+        tls = _tls(**given) if address else None
         function(*args, controller=client.Controller(_find(address, port), tls), **kwargs)
 
     for option in reversed(_OPTIONS):
         found = option(found)
     return found
+
+
+def options_or_agent(function: Callable[..., None]) -> Callable[..., None]:
+    """As `options`, or by `--agent` the agent of one worker: the command gets `controller` and `agent`, one None."""
+    through_controller = options(lambda *args, **kwargs: function(*args, agent=None, **kwargs))
+
+    @functools.wraps(function)
+    def found(*args: Any, agent: str | None, **kwargs: Any) -> None:
+        from controller import agents
+
+        if agent is None:
+            through_controller(*args, **kwargs)
+            return
+        tls = _tls(**{name: kwargs.pop(name) for name in ("tls_cert", "tls_key", "tls_ca")})
+        if kwargs.pop("address") or kwargs.pop("port"):
+            raise click.UsageError("--agent asks a worker itself, without --controller or --port")
+        if tls is None or tls.cert is None or tls.ca is None:
+            raise click.UsageError("--agent needs --tls-ca, --tls-cert and --tls-key: agents are never open")
+        function(*args, controller=None, agent=agents.Agent(agent, tls), **kwargs)
+
+    for option in reversed(_OPTIONS):
+        found = option(found)
+    return found
+
+
+def _tls(tls_cert: pathlib.Path | None, tls_key: pathlib.Path | None, tls_ca: pathlib.Path | None) -> grpcs.Tls | None:
+    from penstock.runtime import grpcs
+
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key belong together")
+    return grpcs.Tls(tls_cert, tls_key, tls_ca) if tls_ca or tls_cert else None
 
 
 def _find(address: str | None, port: int | None) -> str:
@@ -79,8 +101,13 @@ def _find(address: str | None, port: int | None) -> str:
 
 def ask(controller: client.Controller, method: str, request: Any, timeout_s: float = 5.0) -> Any:
     """One call; ends the command with status 3 where the controller is not reached, 1 where it refuses."""
+    return run(controller.call(method, request, timeout_s=timeout_s))
+
+
+def run(call: Coroutine[Any, Any, Any]) -> Any:
+    """What a call to a controller or an agent gives; ends the command as `ask` does."""
     try:
-        return asyncio.run(controller.call(method, request, timeout_s=timeout_s))
+        return asyncio.run(call)
     except errors.PenstockError as exc:
         click.echo(f"penstock: {exc}", err=True)
         raise SystemExit(UNREACHABLE if exc.retryable else 1) from None

@@ -10,7 +10,8 @@ from workers.hosting import spec
 
 REFUSAL = (
     "this controller keeps no workers (host none); on Kubernetes the operator does: "
-    "`kubectl scale modeldeployment/NAME --replicas N`, `kubectl delete pod NAME`"
+    "`kubectl scale modeldeployment/NAME --replicas N`, `kubectl delete pod NAME`; with the chart's agents.tls a worker is "
+    "drained from here too"
 )
 
 

@@ -109,6 +109,7 @@ class WorkerRecord(_ReadBack):
     pid: int | None = None
     node: str = ""
     started_at_s: float = Field(0.0, description="Unix time of the start")
+    control_port: int | None = Field(None, description="Port of the agent's gRPC API, on the endpoint's host")
 
 
 class RegisteredWorker(_ReadBack):

@@ -15,6 +15,8 @@ from grpc_reflection.v1alpha import reflection
 from penstock.runtime import errors, logs
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+# In the certificate of every worker's agent: its address is a Pod's, which nobody knows before the Pod is there.
+AGENT_NAME = "penstock-agent"
 
 Register = Callable[[aio.Server], None]
 
@@ -125,15 +127,21 @@ def channel(
     *,
     timeout_s: float = 5.0,
     tls: Tls | None = None,
+    server_name: str = "",
     max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> aio.Channel:
-    """A channel whose unary calls end after `timeout_s` unless a call says otherwise. Streams have no deadline."""
+    """A channel whose unary calls end after `timeout_s` unless a call says otherwise. Streams have no deadline.
+
+    `server_name`: the name that the server's certificate has to have, where that is not the address.
+    """
     options = [
         *_options(max_message_bytes),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
         ("grpc.keepalive_time_ms", 30_000),
     ]
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
     interceptors = [_Deadline(timeout_s)]
     if tls is None:
         return aio.insecure_channel(address, options=options, interceptors=interceptors)

@@ -12,6 +12,7 @@ import sys
 import pydantic
 
 from penstock.runtime import errors, lifecycle, logs, tasks
+from workers import control
 from workers.hosting import hooks, spec, worker
 
 SPEC_ENV = "PENSTOCK_WORKER_SPEC"
@@ -22,29 +23,31 @@ async def run(config: spec.WorkerSpec) -> int:
     stopped = asyncio.Event()
     lifecycle.stop_on_signals(stopped)
     this = worker.Worker(config)
-    # On every address: a kubelet asks from outside of the Pod. All it can do there is to drain.
+    # On every address: a kubelet asks from outside of the Pod how the agent is.
     own = hooks.Hooks("" if config.agent_port is not None else "127.0.0.1", config.agent_port, this.agent.drain)
-    await own.start()
-    starting = asyncio.create_task(this.start(), name="worker-start")
-    stopping = asyncio.create_task(stopped.wait())
+    commands = control.Server(config, this.agent)
+    starting = stopping = waiting = None
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await own.start()
+        this.agent.control_port = await commands.start()
+        starting = asyncio.create_task(this.start(), name="worker-start")
+        stopping = asyncio.create_task(stopped.wait())
+        waiting = asyncio.create_task(this.agent.ended.wait())
+        await asyncio.wait({starting, stopping, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             # An engine may take minutes to start: nobody waits for it to be stopped.
-            await tasks.cancel([starting])
-            return 0
+            return 1 if this.agent.failure is not None else 0
         await starting
-        waiting = asyncio.create_task(this.agent.ended.wait())
         await asyncio.wait({stopping, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        await tasks.cancel([waiting])
         if this.agent.failure is not None:
             await this.stop()
             return 1
         await this.drain()
         return 0
     finally:
-        await tasks.cancel([stopping])
+        await tasks.cancel([each for each in (starting, stopping, waiting) if each is not None])
         await own.stop()
+        await commands.stop()
 
 
 def main() -> int:

@@ -1,12 +1,14 @@
 """The agent's own port in a Pod: `/drain` answers when the worker has drained, `/healthz` that the agent runs.
 
 An engine's container asks `/drain` as its preStop hook: Kubernetes sends SIGTERM to all containers of a Pod at once, and this
-is what makes the engine's wait until its last stream has ended.
+is what makes the engine's wait until its last stream has ended. It is answered within the Pod only: nobody else drains a
+worker without showing who they are (`workers.control`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Awaitable, Callable
 
 from penstock.runtime import errors
@@ -48,9 +50,11 @@ class Hooks:
             async with asyncio.timeout(5.0):
                 head = await reader.readuntil(b"\r\n\r\n")
             target = head.split(b" ", 2)[1].partition(b"?")[0]
-            if target == b"/drain":
-                await self._drain()
             status = b"200 OK" if target in (b"/drain", b"/healthz") else b"404 Not Found"
+            if target == b"/drain" and not _from_here(writer):
+                status = b"403 Forbidden"
+            elif target == b"/drain":
+                await self._drain()
             writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, IndexError):
@@ -58,3 +62,10 @@ class Hooks:
         finally:
             self._open.discard(task)
             writer.close()
+
+
+def _from_here(writer: asyncio.StreamWriter) -> bool:
+    """Whether the caller is in the same Pod: its containers share the loopback."""
+    address = ipaddress.ip_address(str(writer.get_extra_info("peername")[0]).partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)

@@ -31,6 +31,12 @@ class WorkerSpec(pydantic.BaseModel):
     kv_events: str | None = Field(None, description="KV events of such an engine, as the agent reaches them")
     kv_replay: str | None = Field(None, description="Replay socket of such an engine")
     agent_port: int | None = Field(None, ge=0, le=65535, description="Port for `/drain` and `/healthz`; unset: none")
+    control_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the agent's gRPC API, which speaks TLS only; unset: none"
+    )
+    control_tls: pathlib.Path | None = Field(
+        None, description="Folder with tls.crt, tls.key and ca.crt: clients of that API need a certificate of this CA"
+    )
     namespace: str = Field("default", description="Namespace of the fleet in Redis")
     redis_url_file: pathlib.Path | None = Field(
         None, description=f"File with the Redis URL, for its owner only; without it ${REDIS_URL_ENV} holds the URL"
@@ -45,6 +51,12 @@ class WorkerSpec(pydantic.BaseModel):
         False, description="Drains and ends where the registry says draining; else only whoever started it says so"
     )
     num_cpus: float = Field(0.01, ge=0, description="CPUs that Ray books for the worker")
+
+    @pydantic.model_validator(mode="after")
+    def _never_open(self) -> WorkerSpec:
+        if (self.control_port is None) != (self.control_tls is None):
+            raise ValueError("control_port and control_tls belong together")
+        return self
 
     def redis_url(self) -> str:
         """The URL, from the environment or the file. Raises `TerminalError` where there is neither."""

@@ -203,12 +203,14 @@ class ScaleResponse(_message.Message):
     def __init__(self, previous: _Optional[int] = ..., replicas: _Optional[int] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
-    __slots__ = ("worker", "replace")
+    __slots__ = ("worker", "replace", "timeout_s")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     REPLACE_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     worker: str
     replace: bool
-    def __init__(self, worker: _Optional[str] = ..., replace: _Optional[bool] = ...) -> None: ...
+    timeout_s: float
+    def __init__(self, worker: _Optional[str] = ..., replace: _Optional[bool] = ..., timeout_s: _Optional[float] = ...) -> None: ...
 
 class DrainResponse(_message.Message):
     __slots__ = ("state",)
