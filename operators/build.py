@@ -14,9 +14,12 @@ Object = dict[str, Any]
 Profile = acceleratorprofile.AcceleratorProfile
 
 AGENT_PORT = 8001
+CONTROL_PORT = 8002
 # After the drain's own deadline: to cut what is left, deregister and end.
 GRACE_S = 30
 _PROBE_S = 5
+# Of the engine's image, which has Python as its engine does. The agent answers within the Pod only.
+_PRE_STOP = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{AGENT_PORT}/drain')"
 _AGENT_USER = 65532
 SECURITY: Object = {
     "allowPrivilegeEscalation": False,
@@ -72,7 +75,7 @@ def pod_spec(
         "automountServiceAccountToken": False,
         # Or each Service of the namespace would be told in a dozen variables.
         "enableServiceLinks": False,
-        **with_redis_ca(parts, host),
+        **with_agent_tls(with_redis_ca(parts, host), host),
         **placement(spec.placement, pods.selector(deployment.metadata.name, role.name), profile),
     }
 
@@ -110,7 +113,7 @@ def _simulated(
 ) -> Object:
     """One container: the engine is inside of the agent."""
     parallel, _ = parallelism_of(deployment, role, profile)
-    spec = worker_spec(deployment, role, create)
+    spec = worker_spec(deployment, role, create) | _control(host)
     container = {
         "name": "worker",
         "image": deployment.spec.engine.image or host.image,
@@ -146,7 +149,7 @@ def _real(
         "resources": resources(deployment, role, devices(parallel, profile)),
         **_probes(deployment),
         # Kubernetes tells both containers to end at once; the engine's stays until its last stream has ended.
-        "lifecycle": {"preStop": {"httpGet": {"path": "/drain", "port": AGENT_PORT}}},
+        "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", _PRE_STOP]}}},
         "volumeMounts": [*files.mounts, {"name": "shm", "mountPath": "/dev/shm"}],
         "securityContext": _ENGINE_SECURITY,
     }
@@ -162,8 +165,25 @@ def with_redis_ca(parts: Object, host: pods.WorkerHost) -> Object:
     """The CA's file for the container that speaks to Redis."""
     if not host.redis_ca_secret:
         return parts
-    mount = {"name": "redis-ca", "mountPath": pods.REDIS_CA_FOLDER, "readOnly": True}
     volume = {"name": "redis-ca", "secret": {"secretName": host.redis_ca_secret}}
+    return _mounted(parts, volume, pods.REDIS_CA_FOLDER)
+
+
+def with_agent_tls(parts: Object, host: pods.WorkerHost) -> Object:
+    """The files of the agent's gRPC API. Without the Secret the worker serves all the same, and has no such API."""
+    if not host.agent_tls_secret:
+        return parts
+    volume = {"name": "agent-tls", "secret": {"secretName": host.agent_tls_secret, "optional": True}}
+    return _mounted(parts, volume, pods.AGENT_TLS_FOLDER)
+
+
+def _control(host: pods.WorkerHost) -> Object:
+    return {"control_port": CONTROL_PORT, "control_tls": pods.AGENT_TLS_FOLDER} if host.agent_tls_secret else {}
+
+
+def _mounted(parts: Object, volume: Object, folder: str) -> Object:
+    """With a volume for the agent; the engine sees nothing of it."""
+    mount = {"name": volume["name"], "mountPath": folder, "readOnly": True}
     containers = [
         {**each, "volumeMounts": [*each.get("volumeMounts", ()), mount]} if each["name"] != "engine" else each
         for each in parts["containers"]
@@ -192,6 +212,7 @@ def agent(
         "engine": {"kind": deployment.spec.engine.kind, "profile": deployment.spec.engine.profile},
         "engine_url": f"http://127.0.0.1:{engines.ENGINE_PORT}",
         "agent_port": AGENT_PORT,
+        **_control(host),
     }
     if events:
         spec["kv_events"] = f"tcp://127.0.0.1:{engines.EVENTS_PORT}"

@@ -113,6 +113,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
             settings.vllm_image,
             settings.redis_ca_secret or "",
             settings.picker,
+            settings.agent_tls_secret or "",
         ),
         verdicts,
         done=lambda command: counted.commands.labels(command).inc(),

@@ -22,6 +22,7 @@ WORKER_LABEL = "penstock.dev/worker"
 ACCELERATOR_LABEL = "penstock.dev/accelerator"
 DRAIN_ANNOTATION = "penstock.dev/drain-since"
 REDIS_CA_FOLDER = "/etc/penstock-redis-ca"
+AGENT_TLS_FOLDER = "/etc/penstock-agent-tls"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,8 @@ class WorkerHost:
     redis_ca_secret: str = ""
     # Service of the gateways' endpoint picker, as `name:port`; empty for none.
     picker: str = ""
+    # Secret with certificate, key and CA of the agents' gRPC API; empty for no API.
+    agent_tls_secret: str = ""
 
 
 UnsupportedError = sources.UnsupportedError

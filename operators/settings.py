@@ -44,6 +44,11 @@ class OperatorSettings(base.Settings):
     redis_ca_secret: values.DnsName | None = Field(
         None, description="Secret with `ca.crt`, mounted into workers at /etc/penstock-redis-ca for `?ssl_ca_certs=`"
     )
+    agent_tls_secret: values.DnsName | None = Field(
+        None,
+        description="Secret with tls.crt (of the name `penstock-agent`), tls.key and ca.crt, in each namespace with workers: "
+        "their agents serve a gRPC API to clients of this CA; unset: none",
+    )
     worker_image: str = Field(min_length=1, description="Image of simulated workers, of agents and of downloads")
     vllm_image: str = Field(
         "vllm/vllm-openai:v0.32.0", min_length=1, description="Image of vLLM where a deployment names none"

@@ -36,13 +36,15 @@ SETTINGS = {
         "controller.settings",
         "ControllerSettings",
         {"id", "redis_url", "namespace", "grpc_host", "grpc_port", "grpc_address_file", "tls_cert", "tls_key", "tls_ca",
+         "agent_tls",
          "metrics_host", "metrics_port", "host", "ray_address", "ray_address_file", "log_dir", "worker_redis_url_file",
          "worker_temp_dir", "worker_host", "worker_drain_s", "deployments_file", "surge", "unregistered_s", "host_s"},
     ),
     "operator": (
         "operators.settings",
         "OperatorSettings",
-        {"id", "redis_url", "redis_secret", "redis_key", "redis_ca_secret", "worker_image", "kubeconfig", "metrics_host",
+        {"id", "redis_url", "redis_secret", "redis_key", "redis_ca_secret", "agent_tls_secret", "worker_image", "kubeconfig",
+         "metrics_host",
          "metrics_port", "metrics_address_file", "lease.name", "lease.namespace"},
     ),
 }  # fmt: skip

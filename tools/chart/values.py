@@ -155,6 +155,28 @@ class Controller(Values):
     pods: Pods = Field(Pods(), description="Placement and labels of the Pods")
 
 
+class AgentTls(Values):
+    """Certificates of the agents beside engines, and of who speaks to them."""
+
+    mode: Literal["off", "secret", "selfSigned"] = Field(
+        "off",
+        description="`secret`: yours; `selfSigned`: by a CA that Helm makes and keeps; `off`: agents have no gRPC API",
+    )
+    secretName: Name = Field(
+        "",
+        description="Mode `secret`: Secret in each namespace with workers: tls.crt (for `penstock-agent`), tls.key, ca.crt",
+    )
+    clientSecretName: Name = Field(
+        "", description="Mode `secret`: Secret with tls.crt (of another name), tls.key, ca.crt for controllers"
+    )
+
+
+class Agents(Values):
+    """The agents beside engines: `penstock drain` asks them over gRPC."""
+
+    tls: AgentTls = Field(AgentTls(), description="Certificates of their gRPC API, which is never without")
+
+
 class Operator(Values):
     """The operators: they act on the custom resources. One leads."""
 
@@ -282,6 +304,7 @@ class Chart(Values):
     gateway: Gateway = Field(Gateway(), description="Gateways")
     controller: Controller = Field(Controller(), description="Controllers")
     operator: Operator = Field(Operator(), description="Operators")
+    agents: Agents = Field(Agents(), description="Agents of workers")
     redis: Redis = Field(Redis(), description="Redis")
     networkPolicies: NetworkPolicies = Field(NetworkPolicies(), description="Who may reach what")
     serviceAccounts: ServiceAccounts = Field(ServiceAccounts(), description="Accounts and rights")

@@ -120,3 +120,23 @@ securityContext:
   secret: {secretName: {{ . }}}
 {{- end -}}
 {{- end -}}
+
+{{/* Secret of the agents' own certificate, in each namespace with workers; empty without. */}}
+{{- define "penstock.agentTlsSecret" -}}
+{{- if eq .Values.agents.tls.mode "selfSigned" -}}
+{{ include "penstock.fullname" . }}-agent-tls
+{{- else if eq .Values.agents.tls.mode "secret" -}}
+{{ .Values.agents.tls.secretName }}
+{{- end -}}
+{{- end -}}
+
+{{/* Secret of the certificate that controllers show to agents; empty without, or where anybody reaches controllers. */}}
+{{- define "penstock.agentClientSecret" -}}
+{{- if .Values.controller.tlsSecret -}}
+{{- if eq .Values.agents.tls.mode "selfSigned" -}}
+{{ include "penstock.fullname" . }}-agent-client
+{{- else if eq .Values.agents.tls.mode "secret" -}}
+{{ .Values.agents.tls.clientSecretName }}
+{{- end -}}
+{{- end -}}
+{{- end -}}

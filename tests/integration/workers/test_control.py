@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import httpx
+import pydantic
 import pytest
 import pytest_asyncio
 from grpc import aio
 
-from controller import agents
+from controller import agents, main, settings
+from controller.local import client as local
 from penstock.api import types
 from penstock.api.proto import agent_pb2, agent_pb2_grpc
 from penstock.runtime import clock as clocks
@@ -163,3 +166,70 @@ async def test_a_missing_certificate_keeps_no_worker_from_serving(bench: Bench) 
         agents.of_worker(record, bench.tls)
     with pytest.raises(errors.RetryableError):
         await bench.agent.status("m-0")
+
+
+async def test_penstock_drain_reaches_it_through_the_controller(bench: Bench) -> None:
+    """With host `none` the controller asks the worker's agent; one that has drained is said to be so, a stranger's name is not there."""
+    agent = await bench.start()
+    folder = bench.folder / "client"
+    folder.mkdir()
+    for name, file in (("tls.crt", bench.tls.cert), ("tls.key", bench.tls.key), ("ca.crt", bench.ca.file)):
+        assert file is not None
+        (folder / name).write_bytes(file.read_bytes())
+    config = settings.ControllerSettings(redis_url=bench.pod.redis.url, host="none", tick_s=0.05, agent_tls=folder)
+    life, server = main.build(config)
+    await life.start()
+    try:
+        async with bench.stream() as lines:
+            await until_told(server.address, "m-0")
+            said = await penstock("drain", "m-0", "--timeout", "60", "--controller", server.address)
+            assert said in ((0, "m-0: ready"), (0, "m-0: draining"))
+            await bench.pod.until(types.WorkerState.DRAINING)
+            assert [line async for line in lines if line][-1] == "data: [DONE]"
+        async with asyncio.timeout(15):
+            assert await agent.wait() == 0
+        code, text = await penstock("drain", "m-1", "--controller", server.address)
+        assert code == 1 and "'m-1' is not there" in text
+    finally:
+        await life.stop()
+
+
+async def test_penstock_drain_asks_an_agent_itself(bench: Bench) -> None:
+    """By `--agent` and a certificate, without a controller; without one the command says what it needs."""
+    agent = await bench.start()
+    code, text = await penstock("drain", "m-0", "--agent", bench.address)
+    assert code == 2 and "--tls-cert" in text
+    files = ("--tls-ca", bench.tls.ca, "--tls-cert", bench.tls.cert, "--tls-key", bench.tls.key)
+    code, text = await penstock("drain", "m-0", "--agent", bench.address, *map(str, files))
+    assert code == 0 and text.endswith("0 in flight")
+    async with asyncio.timeout(15):
+        assert await agent.wait() == 0
+    code, text = await penstock("drain", "m-0", "--agent", bench.address, *map(str, files))
+    assert code == 3 and bench.address in text
+
+
+async def until_told(address: str, worker: str) -> None:
+    """Waits until a controller leads and knows the worker."""
+    async with asyncio.timeout(15):
+        while True:
+            fleet = await local.Controller(address).get_fleet()
+            if fleet is not None and fleet.controller.leader and worker in [each.id for each in fleet.workers]:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def penstock(*args: str) -> tuple[int | None, str]:
+    """Exit status of the command, and the end of what it says."""
+    command = [sys.executable, "-m", "controller.cli.main", *args]
+    pipe = asyncio.subprocess.PIPE
+    ran = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
+    said, _ = await ran.communicate()
+    return ran.returncode, said.decode().strip()
+
+
+def test_a_controller_that_anybody_reaches_speaks_to_no_agent() -> None:
+    """Its own API has to ask for certificates first: else it would open what the agents keep closed."""
+    given = {"redis_url": "redis://127.0.0.1", "host": "none", "agent_tls": "/nowhere"}
+    with pytest.raises(pydantic.ValidationError, match="agent_tls needs tls_ca"):
+        settings.ControllerSettings.model_validate(given | {"grpc_host": "0.0.0.0"})
+    settings.ControllerSettings.model_validate(given)

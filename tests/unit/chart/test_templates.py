@@ -26,6 +26,7 @@ EVERYTHING = (
     "gateway.pickerPort=9002",
     "gateway.autoscaling.enabled=true",
     "controller.tlsSecret=mtls",
+    "agents.tls.mode=selfSigned",
     "monitoring.podMonitor.enabled=true",
     "monitoring.rules.enabled=true",
     "monitoring.dashboards.enabled=true",
@@ -339,3 +340,32 @@ def test_helm_itself_finds_nothing() -> None:
     for more in ([], ["--values", str(charts.CHART.parents[1] / "tools" / "chart" / "kustomize-values.yaml")]):
         ran = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_agents_and_controllers_have_certificates_of_one_ca() -> None:
+    """Made by Helm: one for every agent, another that controllers show; where anybody reaches controllers they get none."""
+    objects = charts.template("agents.tls.mode=selfSigned", "controller.tlsSecret=mtls", "fleet=models")
+    agent, client = charts.one(objects, "Secret", "-agent-tls"), charts.one(objects, "Secret", "-agent-client")
+    assert agent["data"]["ca.crt"] == client["data"]["ca.crt"]
+    assert (agent["metadata"]["namespace"], client["metadata"]["namespace"]) == ("models", "ns")
+    names = {}
+    for each in (agent, client):
+        made = x509.load_pem_x509_certificate(base64.b64decode(each["data"]["tls.crt"]))
+        names[each["metadata"]["name"]] = made.subject.rfc4514_string()
+    assert names == {"rel-penstock-agent-tls": "CN=penstock-agent", "rel-penstock-agent-client": "CN=penstock-client"}
+    assert variable(objects, "operator", "PENSTOCK_OPERATOR_AGENT_TLS_SECRET") == "rel-penstock-agent-tls"
+    folder = variable(objects, "controller", "PENSTOCK_CONTROLLER_AGENT_TLS")
+    pod = charts.one(objects, "Deployment", "-controller")["spec"]["template"]["spec"]
+    [mount] = [each for each in pod["containers"][0]["volumeMounts"] if each["mountPath"] == folder]
+    assert {"name": mount["name"], "secret": {"secretName": "rel-penstock-agent-client"}} in pod["volumes"]
+    opened = charts.template("agents.tls.mode=selfSigned")
+    assert variable(opened, "controller", "PENSTOCK_CONTROLLER_AGENT_TLS") is None
+    assert variable(charts.template(), "operator", "PENSTOCK_OPERATOR_AGENT_TLS_SECRET") is None
+    with pytest.raises(ValueError, match="mode secret needs the name"):
+        charts.template("agents.tls.mode=secret")
+
+
+def variable(objects: list[charts.Object], component: str, name: str) -> str | None:
+    """The value of a component's environment variable."""
+    pod = charts.one(objects, "Deployment", f"-{component}")["spec"]["template"]["spec"]
+    return next((each["value"] for each in pod["containers"][0]["env"] if each["name"] == name), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -82,8 +83,8 @@ def test_the_agent_finds_the_engine_and_its_blocks() -> None:
     assert found.kv_events.rpartition(":")[2] == published["endpoint"].rpartition(":")[2]
     assert found.kv_replay.rpartition(":")[2] == published["replay_endpoint"].rpartition(":")[2]
     assert type(engines.make(found)).__name__ == "BesideEngine"
-    hook = engine(spec)["lifecycle"]["preStop"]["httpGet"]
-    assert (hook["path"], hook["port"]) == ("/drain", found.agent_port)
+    hook = engine(spec)["lifecycle"]["preStop"]["exec"]["command"]
+    assert hook[:2] == ["python3", "-c"] and f"http://127.0.0.1:{found.agent_port}/drain" in hook[2]
 
 
 @pytest.mark.parametrize("kv_cache", [{"events": False}, {"prefixCaching": False}])
@@ -173,3 +174,19 @@ def test_what_cannot_be_is_said_with_the_next_step(spec: dict[str, Any], cause: 
 def test_hardware_decides_where_a_pod_may_run() -> None:
     """The profile's nodes, with the deployment's own wishes."""
     assert built(placement={"nodeSelector": {"zone": "a"}})["nodeSelector"] == {"gpu": "h100", "zone": "a"}
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sim"])
+def test_the_agents_api_is_there_with_its_certificate(kind: str) -> None:
+    """Where the installation names its Secret, the agent gets port and files, and the engine beside it none; else neither."""
+    host = dataclasses.replace(HOST, agent_tls_secret="agents")
+    spec = build.pod(deployment(engine={"kind": kind}), CREATE, host, profile())["spec"]
+    agent = spec["containers"][-1]
+    variables = {each["name"]: each.get("value", "") for each in agent["env"]}
+    found = hosting.WorkerSpec.model_validate_json(variables["PENSTOCK_WORKER_SPEC"].replace("$(POD_IP)", "10.0.0.7"))
+    assert found.control_port == 8002
+    assert {"name": "agent-tls", "mountPath": str(found.control_tls), "readOnly": True} in agent["volumeMounts"]
+    assert {"name": "agent-tls", "secret": {"secretName": "agents", "optional": True}} in spec["volumes"]
+    if kind == "vllm":
+        assert "agent-tls" not in json.dumps(engine(spec))
+    assert "control_port" not in json.dumps(built())
