@@ -134,7 +134,8 @@ class Informer:
         self._log = logs.get("operator")
         self._tasks: list[asyncio.Task[None]] = []
         self._listed: set[str] = set()
-        self._away: set[str] = set()
+        # Paths that no watch runs for, with how long to wait after the next failure, s.
+        self._away: dict[str, float] = {}
         # For an optional kind: whether the server has it.
         self.present = not optional
 
@@ -162,32 +163,42 @@ class Informer:
 
     async def _follow(self, path: str) -> None:
         """Lists, then watches; goes on from the last version when a watch ends, lists when the history is gone."""
-        version, wait_s = "", _BACKOFF_FIRST_S
+        version = ""
         while True:
             try:
                 if not version:
                     version = await self._list(path)
-                wait_s = _BACKOFF_FIRST_S
-                self._away.discard(path)
-                async for event in self._kube.watch(path, version, self._labels, self._watch_s):
+                events = self._kube.watch(path, version, self._labels, self._watch_s, lambda: self._watches(path))
+                async for event in events:
                     version = event.object["metadata"]["resourceVersion"]
                     self._happened(event)
-            except kube.GoneError:
+            except kube.GoneError as exc:
+                # Listed again at once; where not even the version of a new list is kept, later each time.
+                if path in self._away:
+                    await self._failed(path, "", exc)
+                self._away.setdefault(path, _BACKOFF_FIRST_S)
                 version = ""
             except errors.PenstockError as exc:
-                version, wait_s = await self._failed(path, version, exc, wait_s)
+                version = await self._failed(path, version, exc)
 
-    async def _failed(self, path: str, version: str, exc: errors.PenstockError, wait_s: float) -> tuple[str, float]:
+    def _watches(self, path: str) -> None:
+        """Changes come from here on."""
+        self._away.pop(path, None)
+
+    async def _failed(self, path: str, version: str, exc: errors.PenstockError) -> str:
+        """Waits, longer each time until a watch runs again; the version to go on from."""
         if self._optional and "404" in str(exc):
             self._listed.add(path)
+            self._away.pop(path, None)
             self.present = False
             await self._clock.sleep(_OPTIONAL_S)
-            return "", _BACKOFF_FIRST_S
-        self._away.add(path)
+            return ""
+        wait_s = self._away.get(path, _BACKOFF_FIRST_S)
+        self._away[path] = min(_BACKOFF_MAX_S, wait_s * 2)
         self._log.warning("watch_lost", path=path, reason=str(exc), again_s=wait_s)
         await self._clock.sleep(wait_s)
         # After a refusal the version itself may be what is wrong.
-        return version if exc.retryable else "", min(_BACKOFF_MAX_S, wait_s * 2)
+        return version if exc.retryable else ""
 
     async def _list(self, path: str) -> str:
         found, version = await self._kube.list(path, self._labels)

@@ -10,12 +10,14 @@ from typing import Any
 import httpx
 import orjson
 
+from penstock.runtime import clock as clocks
 from penstock.runtime import errors
 
 Object = dict[str, Any]
 FIELD_MANAGER = "penstock-operator"
 _TIMEOUT_S = 30.0
 _PAGE = 500
+_AGAIN_LEAST_S = 0.1
 _RETRYABLE = frozenset({408, 409, 429, 500, 502, 503, 504})
 
 
@@ -48,13 +50,16 @@ class KubeClient:
         manager: str = FIELD_MANAGER,
         on_call: Callable[[str, int], None] = lambda verb, code: None,
         may_write: Callable[[], bool] = lambda: True,
+        clock: clocks.Clock | None = None,
     ) -> None:
         """`server` begins with https://. `token` may be empty where the context shows a certificate. `manager` is whom
         the fields belong to that are written.
 
         `on_call(verb, status code)` is told of every answer, with 0 where none came. While `may_write` says no, calls
-        that change something raise `FencedError`.
+        that change something raise `FencedError`. A refusal that says when to ask again is waited for, in all for
+        `timeout_s` at most.
         """
+        self._clock = clock or clocks.SystemClock()
         self._token = token if callable(token) else lambda: token
         self._on_call, self._may_write, self._timeout_s, self._manager = on_call, may_write, timeout_s, manager
         self._http = httpx.AsyncClient(
@@ -86,8 +91,13 @@ class KubeClient:
                 return found, meta["resourceVersion"]
             params["continue"] = meta["continue"]
 
-    async def watch(self, path: str, version: str, labels: str = "", wait_s: int = 300) -> AsyncIterator[Event]:
-        """Changes after `version`; ends by itself after `wait_s`. Raises `GoneError` where the version is too old."""
+    async def watch(
+        self, path: str, version: str, labels: str = "", wait_s: int = 300, opened: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[Event]:
+        """Changes after `version`; ends by itself after `wait_s`. Raises `GoneError` where the version is too old.
+
+        `opened` is called when the server has begun to answer.
+        """
         params = {
             "watch": "true",
             "resourceVersion": version,
@@ -104,7 +114,9 @@ class KubeClient:
                 self._on_call("watch", answer.status_code)
                 if not answer.is_success:
                     await answer.aread()
+                    await self._clock.sleep(min(self._timeout_s, _again_s(answer) or 0.0))
                     raise _error(answer)
+                opened()
                 async for line in answer.aiter_lines():
                     event = orjson.loads(line)
                     if event["type"] == "ERROR":
@@ -158,17 +170,33 @@ class KubeClient:
         kind: str = "application/json",
         params: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        if method != "GET" and not self._may_write():
-            raise errors.FencedError("this operator does not lead: nothing may be written")
         content = None if document is None else orjson.dumps(document)
-        headers = self._headers() | ({} if document is None else {"Content-Type": kind})
-        try:
-            answer = await self._http.request(method, path, content=content, headers=headers, params=params)
-        except httpx.TransportError as exc:
-            self._on_call(verb, 0)
-            raise errors.RetryableError(f"the API server cannot be reached: {exc!r}") from exc
-        self._on_call(verb, answer.status_code)
-        return answer
+        late_s = self._clock.monotonic_s() + self._timeout_s
+        while True:
+            if method != "GET" and not self._may_write():
+                raise errors.FencedError("this operator does not lead: nothing may be written")
+            headers = self._headers() | ({} if document is None else {"Content-Type": kind})
+            try:
+                answer = await self._http.request(method, path, content=content, headers=headers, params=params)
+            except httpx.TransportError as exc:
+                self._on_call(verb, 0)
+                raise errors.RetryableError(f"the API server cannot be reached: {exc!r}") from exc
+            self._on_call(verb, answer.status_code)
+            wait_s = _again_s(answer)
+            if wait_s is None or self._clock.monotonic_s() + wait_s > late_s:
+                return answer
+            await self._clock.sleep(wait_s)
+
+
+def _again_s(answer: httpx.Response) -> float | None:
+    """When a refusal says that the call may be made again (429 or 5xx, with Retry-After); None for other answers.
+
+    Every call here may be made twice: names, uids and versions keep its second time from doing anything.
+    """
+    said = answer.headers.get("retry-after", "")
+    if not said.isdecimal() or not (answer.status_code == 429 or answer.status_code >= 500):
+        return None
+    return max(_AGAIN_LEAST_S, float(said))
 
 
 def _body(answer: httpx.Response) -> Object:

@@ -83,12 +83,14 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
     counted = metrics.Metrics()
     context = found.ssl_context()
     # The election goes on a client of its own: it writes while this operator does not lead.
-    lease_client = kube.KubeClient(found.server, context, token, timeout_s=5.0, on_call=counted.called)
+    lease_client = kube.KubeClient(found.server, context, token, timeout_s=5.0, on_call=counted.called, clock=clock)
     # A new name for each process: a restarted operator does not pass for the one before it.
     holder = f"{settings.id}-{int(clock.now_s() * 1000):x}"
     space = settings.lease.namespace or found.namespace
     bid = election.Election(lease_client, clock, settings.lease, space, holder, lambda: leading.changed())
-    client = kube.KubeClient(found.server, context, token, on_call=counted.called, may_write=lambda: bid.leading)
+    client = kube.KubeClient(
+        found.server, context, token, on_call=counted.called, may_write=lambda: bid.leading, clock=clock
+    )
     link = redis_link.RedisLink(
         settings.redis_url.get_secret_value(),
         clock,

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from operators import pods
 from penstock.api import types, wire
 from penstock.api.crds import schema
 from penstock.runtime import clock as clocks
@@ -25,6 +26,13 @@ from tests.support.operator_process import OperatorProcess, until
 
 MODELS = "/apis/penstock.dev/v1alpha1/modeldeployments"
 PODS = "/api/v1/pods?limit=1"
+# What a deployment owns beside its Pods.
+BESIDE = {
+    "revisions": "/apis/apps/v1/controllerrevisions?limit=1",
+    "budgets": "/apis/policy/v1/poddisruptionbudgets?limit=1",
+    "services": f"/api/v1/services?labelSelector={pods.DEPLOYMENT_LABEL}",
+    "slices": f"/apis/discovery.k8s.io/v1/endpointslices?labelSelector={pods.DEPLOYMENT_LABEL}",
+}
 NAMESPACES = 10
 
 
@@ -89,6 +97,21 @@ async def register(url: str, deployments: int, replicas: int) -> None:
             )
             await store.register(record, 1e6)
     await link.stop()
+
+
+def filled(server: api.Api, operator: OperatorProcess, wanted: int, replicas: int) -> None:
+    """Makes the deployments; returns when all their workers are ready."""
+    began_s = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for made in pool.map(lambda n: server.create(document(n, replicas), namespace(n)), range(wanted)):
+            assert made.is_success, made.text
+    say(f"{wanted} deployments of {replicas} workers made after {time.monotonic() - began_s:.0f} s")
+    until(lambda: count(server, PODS) == wanted * replicas, 1800)
+    say(f"all Pods made after {time.monotonic() - began_s:.0f} s")
+    until(lambda: ready(server, wanted), 1800)
+    calls = operator.total("penstock_operator_api_calls_total")
+    say(f"all Ready after {time.monotonic() - began_s:.0f} s, {calls:.0f} API calls of the operator")
+    say(", ".join(f"{count(server, path)} {name}" for name, path in BESIDE.items()))
 
 
 def ready(server: api.Api, wanted: int) -> bool:
@@ -161,15 +184,7 @@ def run(arguments: argparse.Namespace, folder: pathlib.Path) -> None:
         prepare(server, max(1, wanted * replicas // 200 + 1))
         operator.start()
         runner.run(register(redis.url, wanted, replicas))
-        began_s = time.monotonic()
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            for made in pool.map(lambda n: server.create(document(n, replicas), namespace(n)), range(wanted)):
-                assert made.is_success, made.text
-        say(f"{wanted} deployments of {replicas} workers made after {time.monotonic() - began_s:.0f} s")
-        until(lambda: count(server, PODS) == wanted * replicas, 1800)
-        say(f"all Pods made after {time.monotonic() - began_s:.0f} s")
-        until(lambda: ready(server, wanted), 1800)
-        say(f"all Ready after {time.monotonic() - began_s:.0f} s")
+        filled(server, operator, wanted, replicas)
         measure(server, operator, arguments)
     finally:
         operator.stop()

@@ -70,6 +70,8 @@ class Proxy:
         self.url = ""
         # What was done to requests, for the test's own account.
         self.hurt = 0
+        # How often `status` was answered.
+        self.refused = 0
 
     async def start(self) -> None:
         """Listens."""
@@ -130,6 +132,7 @@ class Proxy:
         if fault.drop == "before":
             return False
         if fault.status:
+            self.refused += 1
             await _answer(writer, fault.status)
             return True
         return await self._pass(request, headers, body, writer, fault)
@@ -186,10 +189,10 @@ def every(number: int, fault: Fault, *, writes: bool = True) -> Rule:
     return rule
 
 
-def some(share: float, fault: Fault) -> Rule:
-    """A share of the requests, drawn from a fixed seed, has the fault."""
+def some(share: float, fault: Fault, *, watches: bool = False) -> Rule:
+    """A share of the requests, drawn from a fixed seed, has the fault; of watches too where that is said."""
     draw = random.Random(7)
-    return lambda request: fault if not request.watches and draw.random() < share else Fault()
+    return lambda request: fault if (watches or not request.watches) and draw.random() < share else Fault()
 
 
 def dies_at(number: int, moment: str) -> Rule:

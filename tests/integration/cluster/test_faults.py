@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from operators import kube, pods, sight
 from penstock.api import types
+from penstock.runtime import clock as clocks
 from penstock.runtime import errors
 from tests.cluster import api, faults
 from tests.cluster.faults import Fault
@@ -24,6 +25,18 @@ _NUMBERS = itertools.count(1)
 _TIMES = ("lastTransitionTime", "progressTime", "canaryTime", "acceleratorSince")
 
 
+class Hasty(clocks.SystemClock):
+    """A clock whose sleeps take no time and are counted."""
+
+    def __init__(self) -> None:
+        self.slept_s = 0.0
+
+    async def sleep(self, duration_s: float) -> None:
+        """Lets others run."""
+        self.slept_s += duration_s
+        await asyncio.sleep(0)
+
+
 class Run:
     """One life of a deployment, with an operator behind a proxy; a dead operator is followed by a healthy one."""
 
@@ -32,6 +45,7 @@ class Run:
         self.direct = kube.KubeClient(access.server, access.ssl_context(), access.token)
         self.name = f"penstock-faults-{os.getpid()}-{next(_NUMBERS)}"
         self.stage = Stage(server, self.direct, self.name)
+        self.clock = Hasty()
         self.deaths = 0
         self.most = 0
 
@@ -39,7 +53,8 @@ class Run:
         """Create, roll out, scale in, scale out; the state at the end."""
         stage = self.stage
         await self.proxy.start()
-        client = kube.KubeClient(self.proxy.url, self.proxy.access.ssl_context(), self.proxy.access.token)
+        access = self.proxy.access
+        client = kube.KubeClient(access.server, access.ssl_context(), access.token, clock=self.clock)
         self.operator = stage.another(client)
         document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}
         assert stage.server.create(document, "").is_success
@@ -82,7 +97,8 @@ class Run:
         for name, pod in found.items():
             drains = pods.DRAIN_ANNOTATION in pod["metadata"].get("annotations", {})
             if name not in known and not drains:
-                await self.stage.serve(name)
+                self.stage.pod_says(name, "Running", ready=True, podIP=f"10.0.0.{name[-1]}")
+                await self.stage.register(name)
             elif name in known and known[name].state is types.WorkerState.DRAINING:
                 await self.stage.registry.deregister(name, known[name].incarnation)
         for name in set(known) - set(found):
@@ -95,13 +111,21 @@ class Run:
         for part in (status, status["rollout"], *status["roles"], *status["conditions"]):
             for name in _TIMES:
                 part.pop(name, None)
-        kept = self.stage.server.get(sight.REVISION.path(self.name)).json()["items"]
+        kept = self._all(sight.REVISION)
         return {
             "pods": {name: pod["metadata"]["labels"] for name, pod in sorted(self.stage.pods().items())},
             "states": await self.stage.states(),
             "status": status,
             "revisions": sorted((each["metadata"]["name"], each["revision"]) for each in kept),
+            "budgets": [(each["metadata"]["name"], each["spec"]) for each in self._all(sight.BUDGET)],
+            "services": [(each["metadata"]["name"], each["spec"]["ports"]) for each in self._all(sight.SERVICE)],
+            "slices": [(each["metadata"]["name"], each["endpoints"]) for each in self._all(sight.SLICE)],
         }
+
+    def _all(self, kind: sight.Kind) -> list[Any]:
+        """Everything of a kind, whoever owns it."""
+        found: list[Any] = self.stage.server.get(kind.path(self.name)).json()["items"]
+        return found
 
 
 def passes(request: faults.Request) -> Fault:
@@ -146,6 +170,8 @@ RULES: dict[str, Callable[[], faults.Rule]] = {
     "every third write never arrives": lambda: faults.every(3, Fault(drop="before")),
     "a tenth of the requests is refused with 429": lambda: faults.some(0.1, Fault(status=429)),
     "a tenth of the requests is refused with 503": lambda: faults.some(0.1, Fault(status=503)),
+    "a quarter of the requests is refused with 429": lambda: faults.some(0.25, Fault(status=429)),
+    "a quarter of the requests is refused with 503": lambda: faults.some(0.25, Fault(status=503)),
     "every fifth request takes 1 s": lambda: faults.every(5, Fault(delay_s=1.0), writes=False),
 }
 
@@ -160,4 +186,5 @@ async def test_the_end_is_the_same(
     run = Run(server, access, rule())
     assert await run.play() == wanted
     assert run.proxy.hurt > 5
+    assert run.clock.slept_s == run.proxy.refused, "each refusal says `Retry-After: 1`"
     assert run.most == 3

@@ -176,6 +176,29 @@ async def test_slow_calls(bench: Bench) -> None:
     assert bench.operator.leads
 
 
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_quarter_of_all_calls_is_refused(bench: Bench, status: int) -> None:
+    """Refused calls are made again when the server says so: the Lease is kept, and changes have their effect."""
+    bench.proxy.rule = faults.some(0.25, Fault(status=status), watches=True)
+    bench.proxy.cut()
+    bench.deploy("a", 6)
+    await bench.until(lambda: bench.pods() == [f"a-{n}" for n in range(6)], 60.0)
+    await bench.serve(*(f"a-{n}" for n in range(6)))
+    path = sight.DEPLOYMENT.path(WATCHED, "a")
+    await bench.until(lambda: bench.server.get(path).json().get("status", {}).get("workers") == "6/6", 60.0)
+    bench.scale("a", 2)
+    async with asyncio.timeout(60):
+        while list((await bench.states()).values()).count("draining") < 4:
+            await asyncio.sleep(0.05)
+    for each in await bench.registry.snapshot():
+        if each.record.state is types.WorkerState.DRAINING:
+            await bench.registry.deregister(each.record.id, each.record.incarnation)
+    await bench.until(lambda: len(bench.pods()) == 2, 60.0)
+    assert sorted(await bench.states()) == bench.pods()
+    assert bench.operator.leads and bench.proxy.refused > 20
+    assert "not_leading" not in bench.operator.log()
+
+
 async def test_etcd_hangs(bench: Bench) -> None:
     """A server that takes requests and does not answer them is waited for; nothing is doubled after it."""
     bench.deploy("a", 2)
