@@ -6,35 +6,22 @@ import asyncio
 import copy
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from operators import kube, pods, sight
 from penstock.api import types
-from penstock.runtime import clock as clocks
 from penstock.runtime import errors
 from tests.cluster import api, faults
 from tests.cluster.faults import Fault
+from tests.support.clocks import HastyClock
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.slow
 _NUMBERS = itertools.count(1)
 _TIMES = ("lastTransitionTime", "progressTime", "canaryTime", "acceleratorSince")
-
-
-class Hasty(clocks.SystemClock):
-    """A clock whose sleeps take no time and are counted."""
-
-    def __init__(self) -> None:
-        self.slept_s = 0.0
-
-    async def sleep(self, duration_s: float) -> None:
-        """Lets others run."""
-        self.slept_s += duration_s
-        await asyncio.sleep(0)
 
 
 class Run:
@@ -45,7 +32,7 @@ class Run:
         self.direct = kube.KubeClient(access.server, access.ssl_context(), access.token)
         self.name = f"penstock-faults-{os.getpid()}-{next(_NUMBERS)}"
         self.stage = Stage(server, self.direct, self.name)
-        self.clock = Hasty()
+        self.clock = HastyClock()
         self.deaths = 0
         self.most = 0
 
@@ -119,7 +106,10 @@ class Run:
             "revisions": sorted((each["metadata"]["name"], each["revision"]) for each in kept),
             "budgets": [(each["metadata"]["name"], each["spec"]) for each in self._all(sight.BUDGET)],
             "services": [(each["metadata"]["name"], each["spec"]["ports"]) for each in self._all(sight.SERVICE)],
-            "slices": [(each["metadata"]["name"], each["endpoints"]) for each in self._all(sight.SLICE)],
+            "slices": [
+                (each["metadata"]["name"], [(one["addresses"], one["conditions"]) for one in each["endpoints"]])
+                for each in self._all(sight.SLICE)
+            ],
         }
 
     def _all(self, kind: sight.Kind) -> list[Any]:
@@ -133,12 +123,17 @@ def passes(request: faults.Request) -> Fault:
     return Fault()
 
 
-@pytest_asyncio.fixture
-async def undisturbed(server: api.Api, access: api.Access) -> AsyncIterator[tuple[Any, int]]:
+@pytest.fixture(scope="module")
+def undisturbed(server: api.Api, access: api.Access) -> tuple[Any, int]:
     """The end state of a run in which nothing goes wrong, and how many writes it took."""
-    run = Run(server, access, passes)
-    yield await run.play(), run.proxy.writes
+    run, state = asyncio.run(_played(server, access))
     assert run.most == 3, "two wanted and one more while they are replaced"
+    return state, run.proxy.writes
+
+
+async def _played(server: api.Api, access: api.Access) -> tuple[Run, Any]:
+    run = Run(server, access, passes)
+    return run, await run.play()
 
 
 @pytest.mark.timeout(600)
@@ -172,7 +167,7 @@ RULES: dict[str, Callable[[], faults.Rule]] = {
     "a tenth of the requests is refused with 503": lambda: faults.some(0.1, Fault(status=503)),
     "a quarter of the requests is refused with 429": lambda: faults.some(0.25, Fault(status=429)),
     "a quarter of the requests is refused with 503": lambda: faults.some(0.25, Fault(status=503)),
-    "every fifth request takes 1 s": lambda: faults.every(5, Fault(delay_s=1.0), writes=False),
+    "every fifth request takes 0.2 s": lambda: faults.every(5, Fault(delay_s=0.2), writes=False),
 }
 
 
@@ -186,5 +181,5 @@ async def test_the_end_is_the_same(
     run = Run(server, access, rule())
     assert await run.play() == wanted
     assert run.proxy.hurt > 5
-    assert run.clock.slept_s == run.proxy.refused, "each refusal says `Retry-After: 1`"
+    assert sum(run.clock.slept_s) == run.proxy.refused, "each refusal says `Retry-After: 1`"
     assert run.most == 3

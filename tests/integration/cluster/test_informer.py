@@ -1,0 +1,78 @@
+"""How copies follow a collection whose watch does not run, on a real API server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from operators import cache, kube, sight
+from tests.cluster import api, faults
+from tests.cluster.faults import Fault
+from tests.support.clocks import HastyClock
+from tests.support.stage import until
+
+
+class Follower:
+    """Copies of a namespace's Services behind a proxy; all waiting is written down and takes no time."""
+
+    def __init__(self, access: api.Access, namespace: str) -> None:
+        self.proxy = faults.Proxy(access)
+        self.clock, self.lists = HastyClock(), 0
+        self._access, self._path = access, sight.SERVICE.path(namespace)
+
+    async def start(self, status: int) -> None:
+        """Watches are refused so; 0: they run."""
+        await self.proxy.start()
+        self.refuse(status)
+        access = self.proxy.access
+        self.client = kube.KubeClient(access.server, access.ssl_context(), access.token, clock=HastyClock())
+        self.informer = cache.Informer(self.client, self.clock, cache.Store(), [self._path])
+        await self.informer.start()
+
+    def refuse(self, status: int) -> None:
+        """From here on."""
+
+        def rule(request: faults.Request) -> Fault:
+            self.lists += not request.watches
+            return Fault(status=status) if request.watches else Fault()
+
+        self.proxy.rule = rule
+
+    async def stop(self) -> None:
+        """All of it."""
+        await self.informer.stop()
+        await self.client.close()
+        await self.proxy.stop()
+
+
+@pytest_asyncio.fixture
+async def follower(access: api.Access, namespace: str) -> AsyncIterator[Follower]:
+    """Not started."""
+    found = Follower(access, namespace)
+    yield found
+    await found.stop()
+
+
+async def test_a_watch_that_is_refused_is_tried_less_and_less(follower: Follower) -> None:
+    """Its version is kept, passes know that no watch runs, and one that runs again is in step at once."""
+    await follower.start(429)
+    await until(lambda: len(follower.clock.slept_s) >= 7)
+    assert follower.clock.slept_s[:7] == [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0]
+    assert follower.lists == 1
+    assert follower.informer.synced and not follower.informer.in_step
+    follower.refuse(0)
+    await until(lambda: follower.informer.in_step)
+    follower.clock.slept_s.clear()
+    follower.proxy.cut()
+    await until(lambda: follower.clock.slept_s)
+    assert follower.clock.slept_s[0] == 0.5, "the wait begins anew"
+
+
+async def test_history_that_is_never_kept_does_not_make_it_list_all_the_time(follower: Follower) -> None:
+    """The first time a new list is made at once, then later each time."""
+    await follower.start(410)
+    await until(lambda: len(follower.clock.slept_s) >= 4)
+    assert follower.clock.slept_s[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert follower.lists - len(follower.clock.slept_s) in (1, 2)
+    assert not follower.informer.in_step
