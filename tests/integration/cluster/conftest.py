@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import pathlib
@@ -16,6 +17,7 @@ from operators import kube
 from penstock.api.crds import schema
 from tests.cluster import api, binaries, control_plane
 from tests.support import custom_resources
+from tests.support.bench import Bench
 from tests.support.stage import Stage
 
 _KUBECONFIG = "PENSTOCK_TEST_KUBECONFIG"
@@ -96,3 +98,22 @@ async def stage(server: api.Api, access: api.Access, namespace: str) -> AsyncIte
     client = kube.KubeClient(access.server, access.ssl_context(), access.token)
     yield Stage(server, client, namespace)
     await client.close()
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: pathlib.Path) -> AsyncIterator[Bench]:
+    """A control plane of the test's own with everything that faults are tried on, started."""
+    try:
+        programs = binaries.find(os.environ)
+    except binaries.Unavailable as exc:
+        pytest.skip(str(exc))
+    (tmp_path / "plane").mkdir()
+    plane = control_plane.ControlPlane(programs, tmp_path / "plane")
+    await asyncio.to_thread(plane.start)
+    found = Bench(tmp_path, plane)
+    try:
+        await found.start()
+        yield found
+    finally:
+        await found.stop()
+        await asyncio.to_thread(plane.stop)
