@@ -81,6 +81,8 @@ def test_only_the_operator_and_the_crd_job_get_a_token() -> None:
         )
     }
     assert with_token == bound
+    # Nor by another way.
+    assert "serviceAccountToken" not in str(objects) and "kubeconfig" not in str(objects).lower()
 
 
 @pytest.mark.parametrize(
