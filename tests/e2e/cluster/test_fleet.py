@@ -11,7 +11,7 @@ import pytest
 from tests.cluster import tools
 from tests.cluster.node import session
 from tests.e2e.cluster import installed
-from tests.e2e.cluster.load import Load
+from tests.support.load import Load
 
 WORKERS = "penstock.dev/deployment=tiny"
 

@@ -11,8 +11,8 @@ import pytest
 from tests.cluster import tools
 from tests.cluster.node import session
 from tests.e2e.cluster import installed
-from tests.e2e.cluster.load import Load
 from tests.support import releases
+from tests.support.load import Load
 
 SPACE = "upgrade"
 COMPONENTS = ("gateway", "controller", "operator", "redis")
