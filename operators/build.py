@@ -20,15 +20,33 @@ GRACE_S = 30
 _PROBE_S = 5
 # Of the engine's image, which has Python as its engine does. The agent answers within the Pod only.
 _PRE_STOP = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{AGENT_PORT}/drain')"
-_AGENT_USER = 65532
-SECURITY: Object = {
-    "allowPrivilegeEscalation": False,
+_USER = 65532
+# Of the engine's own files: caches of compiled kernels, settings, locks.
+_HOME = "/home/penstock"
+
+
+def security(user: int = _USER) -> Object:
+    """What a container may: as Pod Security `restricted` has it, unless the user is root."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "runAsNonRoot": user != 0,
+        # As numbers: of a name a kubelet cannot tell that it is not root.
+        "runAsUser": user,
+        "runAsGroup": user,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+# Of a whole Pod: also for containers that others add, such as KubeRay. Volumes are the group's.
+POD_SECURITY: Object = {
     "runAsNonRoot": True,
-    "capabilities": {"drop": ["ALL"]},
+    "runAsUser": _USER,
+    "runAsGroup": _USER,
+    "fsGroup": _USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-# Images of engines run as root, some of them only so.
-_ENGINE_SECURITY: Object = {key: value for key, value in SECURITY.items() if key != "runAsNonRoot"}
 
 
 def pod(
@@ -75,6 +93,7 @@ def pod_spec(
         "automountServiceAccountToken": False,
         # Or each Service of the namespace would be told in a dozen variables.
         "enableServiceLinks": False,
+        "securityContext": POD_SECURITY,
         **with_agent_tls(with_redis_ca(parts, host), host),
         **placement(spec.placement, pods.selector(deployment.metadata.name, role.name), profile),
     }
@@ -122,7 +141,7 @@ def _simulated(
         "ports": [{"name": "http", "containerPort": engines.ENGINE_PORT}],
         "resources": resources(deployment, role, devices(parallel, profile)),
         **_probes(deployment),
-        "securityContext": SECURITY,
+        "securityContext": security(deployment.spec.engine.run_as_user),
     }
     return {"containers": [container]}
 
@@ -136,28 +155,36 @@ def _real(
 ) -> Object:
     """The engine's container, the agent's beside it, and the download before both."""
     model, engine = deployment.spec.model, deployment.spec.engine
-    files = sources.files(model, host.image, SECURITY)
+    files = sources.files(model, host.image, security())
     parallel, args = parallelism_of(deployment, role, profile)
     start = engines.STARTS[engine.kind](engines.Case(deployment, role, parallel, args, files.path))
     shared = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(_asked(deployment, role).shared_memory)}}
+    own = {} if engine.run_as_user == 0 else {"home": _HOME, "tmp": "/tmp"}
+    given = {each.name for each in engine.env}
+    # Without a name, programs that ask who they are end: nobody has this number in the image.
+    names = {"HOME": _HOME, "USER": "penstock"} if own else {}
+    env = [*((name, value) for name, value in names.items() if name not in given), *start.env]
     container = {
         "name": "engine",
         "image": image_of(deployment, host),
         "command": list(start.command),
-        "env": [*({"name": name, "value": value} for name, value in start.env), *map(variable, engine.env)],
+        "env": [*({"name": name, "value": value} for name, value in env), *map(variable, engine.env)],
         "ports": [{"name": "http", "containerPort": engines.ENGINE_PORT}],
         "resources": resources(deployment, role, devices(parallel, profile)),
         **_probes(deployment),
         # Kubernetes tells both containers to end at once; the engine's stays until its last stream has ended.
         "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", _PRE_STOP]}}},
-        "volumeMounts": [*files.mounts, {"name": "shm", "mountPath": "/dev/shm"}],
-        "securityContext": _ENGINE_SECURITY,
+        "volumeMounts": [
+            *files.mounts,
+            {"name": "shm", "mountPath": "/dev/shm"},
+            *({"name": name, "mountPath": path} for name, path in own.items()),
+        ],
+        "securityContext": security(engine.run_as_user),
     }
     return {
         "containers": [container, agent(deployment, role, create, host, start.events)],
         **({"initContainers": [files.download]} if files.download else {}),
-        "volumes": [*files.volumes, shared],
-        "securityContext": {"fsGroup": _AGENT_USER},
+        "volumes": [*files.volumes, shared, *({"name": name, "emptyDir": {}} for name in own)],
     }
 
 
@@ -226,7 +253,7 @@ def agent(
         "ports": [{"name": "agent", "containerPort": AGENT_PORT}],
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
-        "securityContext": SECURITY | {"readOnlyRootFilesystem": True},
+        "securityContext": security() | {"readOnlyRootFilesystem": True},
     }
 
 

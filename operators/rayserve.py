@@ -84,11 +84,12 @@ def _pod(
         ],
         "resources": build.resources(deployment, role, build.devices(parallel, profile)),
         "volumeMounts": [{"name": "home", "mountPath": _HOME}, {"name": "tmp", "mountPath": "/tmp"}],
-        "securityContext": build.SECURITY,
+        "securityContext": build.security(spec.engine.run_as_user),
     }
     pod = {
         "terminationGracePeriodSeconds": math.ceil(values.duration_s(spec.drain.timeout)) + build.GRACE_S,
         "automountServiceAccountToken": False,
+        "securityContext": build.POD_SECURITY,
         "containers": [container],
         "volumes": [{"name": "home", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
         **build.placement(spec.placement, pods.selector(meta.name, role.name), profile),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from operators import build, pods, rayserve, sight
-from operators.policy import workers
+from operators.policy import problems, workers
 from penstock.api import types
 from penstock.api.crds import acceleratorprofile, modeldeployment
 
@@ -130,7 +130,7 @@ def _observed(
     worker = pods.observed(stands_for, registered, registry, default_revision)
     others = [pods.observed(each, None, False) for each in ranks if each is not head]
     waits = [each.unschedulable_since_s for each in others if each.unschedulable_since_s is not None]
-    problem = worker.problem or next((each.problem for each in others if each.problem), "")
+    problem = worker.problem or next((each.problem for each in others if each.problem), "") or _refused(unit)
     return dataclasses.replace(
         worker,
         problem=problem,
@@ -138,6 +138,14 @@ def _observed(
         unschedulable_since_s=worker.unschedulable_since_s or min(waits, default=None),
         broken=registered in _WHOLE and _broken(unit, head, ranks),
     )
+
+
+def _refused(unit: Object) -> str:
+    """Why KubeRay could not make a Pod of a unit, as it says itself."""
+    for each in unit.get("status", {}).get("conditions", ()):
+        if each["type"] == "ReplicaFailure" and each["status"] == "True":
+            return problems.of_refusal(each.get("message", ""))[1]
+    return ""
 
 
 def _broken(unit: Object, head: Object | None, ranks: Sequence[Object]) -> bool:

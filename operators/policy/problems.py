@@ -36,8 +36,18 @@ def of_refusal(message: str) -> tuple[str, str]:
     if "forbidden: user" in text or "cannot create resource" in text:
         return "NoRights", _joined("", message, "give the operator's ServiceAccount this right (upgrade its chart)")
     if "violates podsecurity" in text:
-        return "PodSecurity", _joined("", message, "relax the namespace's pod-security label, or change the deployment")
+        return "PodSecurity", _joined("", message, _pod_security_step(text))
     return "CreationRefused", _joined("", message, "correct what the message names in the ModelDeployment")
+
+
+def _pod_security_step(text: str) -> str:
+    """What of the deployment the namespace's Pod Security does not take, and what else there is."""
+    label = "label the namespace pod-security.kubernetes.io/enforce"
+    if "hostpath" in text:
+        return f"model.source.volume or model.cache.claimName in place of a folder of the node, or {label}=privileged"
+    if "runasnonroot" in text or "runasuser" in text:
+        return f"engine.runAsUser above 0, with an image that can, or {label}=baseline"
+    return f"change the deployment, or {label} as it needs"
 
 
 def _joined(reason: str, message: str, step: str) -> str:

@@ -101,6 +101,13 @@ class Engine(base.Part):
     lora: Lora | None = Field(None, description="Starts the engine ready for LoRA adapters")
     profile: values.DnsName = Field("h100-llama3.1-8b", description="Performance profile of a simulated engine")
     resources: Resources = Field(Resources(), description="CPU and memory of a worker")
+    run_as_user: int = Field(
+        65_532,
+        ge=0,
+        le=2_147_483_647,
+        description="Number of the user that the engine's container runs as. 0 is root, for images that need it: the Pod then "
+        "keeps its image's home, and a namespace that enforces Pod Security baseline takes it, one with restricted does not",
+    )
     start_timeout: Annotated[values.Duration, values.between("10s", "24h")] = Field(
         "30m", description="A worker that is not ready by then is started again: download, load and warm-up"
     )

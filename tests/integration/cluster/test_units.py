@@ -36,7 +36,7 @@ def model(replicas: int) -> dict[str, Any]:
         "kind": "ModelDeployment",
         "metadata": {"name": "big"},
         "spec": {
-            "model": {"name": "big", "source": {"path": "/models/big"}},
+            "model": {"name": "big", "source": {"hub": {"repo": "org/big", "revision": "abc"}}},
             "engine": {"kind": "vllm", "image": "vllm:test"},
             "accelerators": [{"profile": "h100"}],
             "parallelism": {"tensor": 8, "pipeline": 2, "nodes": 2},
@@ -118,6 +118,8 @@ def stage(tmp_path: pathlib.Path) -> Iterator[Stage]:
         kube.apply_folder(charts.CHART / "crds")
         kube.wait("--for=condition=Established", "crd", "--all")
         until(lambda: kube.run("kubectl", "get", "md,accel,rayclusters").returncode == 0, what="the kinds")
+        # KubeRay adds containers of its own: they have to pass as well.
+        kube.kubectl("label", "namespace", "default", "pod-security.kubernetes.io/enforce=restricted")
         for number in range(4):
             assert server.create(fakes.node(f"node-{number}", gpus=8), "").is_success
         flags = ["-kubeconfig", str(plane.kubeconfig), "-enable-leader-election=false"]
@@ -188,3 +190,17 @@ def test_a_namespace_with_a_deployment_goes(stage: Stage) -> None:
             stage.operator.kill()
         kube.kubectl("delete", "namespace", name, "--wait=false")
         until(lambda gone=name: kube.run("kubectl", "get", "namespace", gone).returncode != 0, 60, f"{name} went")
+
+
+def test_pods_that_kuberay_may_not_make_are_named(stage: Stage) -> None:
+    """A namespace that takes no folder of a node refuses KubeRay's Pods: the deployment says so, with what to do."""
+    wanted = model(1)
+    wanted["spec"]["model"]["source"] = {"path": "/models/big"}
+    stage.kube.apply(PROFILE, wanted)
+
+    def said() -> str:
+        conditions = stage.kube.get("md", "big").get("status", {}).get("conditions", [])
+        return next((each["message"] for each in conditions if each["type"] == "Ready"), "")
+
+    until(lambda: "hostPath" in said(), 60, "the cause")
+    assert "-> model.source.volume or model.cache.claimName" in said()

@@ -141,6 +141,17 @@ def test_lora_and_shared_memory() -> None:
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}} in spec["volumes"]
 
 
+def test_the_engine_writes_to_folders_of_its_own() -> None:
+    """It is no root: home and /tmp are the Pod's, it has a name, and a home that the user gives stays the user's."""
+    found = engine(built())
+    mounts = {each["mountPath"]: each["name"] for each in found["volumeMounts"]}
+    variables = {each["name"]: each["value"] for each in found["env"]}
+    assert {mounts[variables["HOME"]], mounts["/tmp"]} == {"home", "tmp"} and variables["USER"]
+    assert {"name": "home", "emptyDir": {}} in built()["volumes"]
+    given = engine(built(engine={"env": [{"name": "HOME", "value": "/data"}]}))
+    assert [each["value"] for each in given["env"] if each["name"] == "HOME"] == ["/data"]
+
+
 def test_probes_leave_time_for_the_start() -> None:
     """Readiness and liveness are asked only after the start, which has its whole time."""
     found = engine(built(engine={"startTimeout": "40m"}))

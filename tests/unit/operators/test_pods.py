@@ -76,6 +76,7 @@ def test_placement_reaches_the_pod() -> None:
         "terminationGracePeriodSeconds",
         "automountServiceAccountToken",
         "enableServiceLinks",
+        "securityContext",
         "containers",
     }
 
