@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import pydantic
 
-from operators import events, fleets, kube, objects, pods, revisions, sight, units
+from operators import events, fleets, keeping, kube, pods, revisions, sight, units
 from operators import published as publishing
-from operators.policy import accelerators, problems, rollout, status, workers
+from operators.policy import accelerators, problems, rollout, routes, status, workers
 from penstock.api import types
 from penstock.api.crds import acceleratorprofile, base, modeldeployment, values
 from penstock.runtime import clock as clocks
@@ -118,9 +118,11 @@ class DeploymentReconciler:
         now_s = self._clock.now_s()
         await self._keep_revisions(snapshot)
         problem = await self._act(snapshot, now_s)
-        await self._keep_objects(snapshot)
+        route = await keeping.keep(
+            self._kube, self._sight, self._host, snapshot.deployment, snapshot.seen, snapshot.observed
+        )
         # The status is what was seen before the commands: what they did is seen in the next pass, which they cause.
-        await self._say(snapshot, problem, now_s)
+        await self._say(snapshot, problem, route, now_s)
         if problem is not None:
             raise errors.TerminalError(problem.message)
         return _outcome(snapshot)
@@ -205,26 +207,6 @@ class DeploymentReconciler:
             meta = each["metadata"]
             await self._kube.delete(sight.REVISION.path(namespace, meta["name"]), meta["uid"])
 
-    async def _keep_objects(self, snapshot: Snapshot) -> None:
-        """Budgets, Service, EndpointSlices, pool: what differs is applied, what is not wanted any more goes."""
-        deployment, namespace = snapshot.deployment, snapshot.deployment.metadata.namespace
-        addresses = units.addresses(snapshot.seen)
-        wanted = [
-            (sight.BUDGET, objects.budgets(deployment)),
-            (sight.SERVICE, [objects.service(deployment)]),
-            (sight.SLICE, objects.slices(deployment, snapshot.observed.workers, addresses)),
-        ]
-        if self._host.picker and self._sight.has(sight.POOL):
-            wanted.append((sight.POOL, [objects.pool(deployment, self._host.picker)]))
-        for kind, documents in wanted:
-            found = {each["metadata"]["name"]: each for each in snapshot.seen.of(kind)}
-            for document in documents:
-                name = document["metadata"]["name"]
-                if not objects.covers(document, _typed(document, found.pop(name, None))):
-                    self._sight.wrote(kind, await self._kube.apply(kind.path(namespace, name), document))
-            for name, each in found.items():
-                await self._kube.delete(kind.path(namespace, name), each["metadata"]["uid"])
-
     async def _act(self, snapshot: Snapshot, now_s: float) -> Problem | None:
         """Carries the commands out, each safe to repeat. A worker that cannot be made at all is returned, for the status."""
         for command in snapshot.plan.commands:
@@ -308,7 +290,7 @@ class DeploymentReconciler:
             self._sight.wrote(kind, await self._kube.merge(kind.path(namespace, worker), change))
         await self._fleets.registry(namespace).set_state(worker, None, types.WorkerState.DRAINING)
 
-    async def _say(self, snapshot: Snapshot, problem: Problem | None, now_s: float) -> None:
+    async def _say(self, snapshot: Snapshot, problem: Problem | None, route: routes.Route | None, now_s: float) -> None:
         """Writes the status where it differs."""
         before = snapshot.deployment
         report = status.Report(
@@ -316,6 +298,7 @@ class DeploymentReconciler:
             snapshot.decision,
             snapshot.placements,
             (problem.reason, problem.message) if problem else None,
+            routes.judge(before, route) if route is not None else None,
         )
         wanted = status.of_deployment(before, snapshot.observed, report, now_s)
         if wanted == before.status:
@@ -372,11 +355,6 @@ def _outcome(snapshot: Snapshot) -> Outcome:
     if settled:
         return Outcome(True, again_s)
     return Outcome(False, UNSETTLED_S if again_s is None else min(UNSETTLED_S, max(0.2, again_s)))
-
-
-def _typed(document: Object, found: Object | None) -> Object | None:
-    """Objects of a list do not bear their kind."""
-    return None if found is None else found | {"apiVersion": document["apiVersion"], "kind": document["kind"]}
 
 
 def _ours(found: Object, deployment: modeldeployment.ModelDeployment) -> bool:

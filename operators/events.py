@@ -73,5 +73,14 @@ def of_status(before: modeldeployment.ModelDeployment, after: modeldeployment.St
 
 
 _NORMAL = frozenset(
-    {"AllReady", "WorkersStarting", "RolloutComplete", "RolloutProgressing", "RolloutCanary", "RolloutPaused"}
+    {
+        "AllReady",
+        "WorkersStarting",
+        "RolloutComplete",
+        "RolloutProgressing",
+        "RolloutCanary",
+        "RolloutPaused",
+        "RouteAccepted",
+        "RouteWaiting",
+    }
 )

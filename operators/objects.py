@@ -1,19 +1,22 @@
-"""What a deployment owns beside its workers: disruption budgets, a Service and its EndpointSlices, an InferencePool. Pure."""
+"""What a deployment owns beside its workers: disruption budgets, Service and EndpointSlices, InferencePool, HTTPRoute. Pure."""
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from operators import engines, pods
 from operators.policy import workers
-from penstock.api.crds import modeldeployment, serving
+from penstock.api.crds import modeldeployment, operation, serving
 
 Object = dict[str, Any]
 
 # Kubernetes' own controller keeps slices this small, so that a change of one address is a small message.
 SLICE_MAX = 100
+SPEC_ANNOTATION = "penstock.dev/spec"
 
 
 def budgets(deployment: modeldeployment.ModelDeployment) -> list[Object]:
@@ -68,6 +71,33 @@ def pool(deployment: modeldeployment.ModelDeployment, picker: str) -> Object:
     return _owned(deployment, "inference.networking.k8s.io/v1", "InferencePool", deployment.metadata.name) | {
         "spec": spec
     }
+
+
+def route(deployment: modeldeployment.ModelDeployment, gateway: operation.Gateway) -> Object:
+    """The HTTPRoute by which Gateways send requests to the pool of the deployment's name."""
+    parents = [
+        {"group": "gateway.networking.k8s.io", "kind": "Gateway", **each.model_dump(by_alias=True, exclude_none=True)}
+        for each in gateway.parent_refs
+    ]
+    rule: Object = {
+        "matches": [{"path": {"type": "PathPrefix", "value": gateway.path_prefix}}],
+        "backendRefs": [
+            {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": deployment.metadata.name}
+        ],
+        # A stream lasts as long as it lasts; an Envoy that is told nothing cuts it after 15 s.
+        "timeouts": {"request": "0s"},
+    }
+    if gateway.path_prefix != "/":
+        rewrite = {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}
+        rule["filters"] = [{"type": "URLRewrite", "urlRewrite": rewrite}]
+    spec: Object = {"parentRefs": parents, "rules": [rule]}
+    if gateway.hostnames:
+        spec["hostnames"] = list(gateway.hostnames)
+    made = _owned(deployment, "gateway.networking.k8s.io/v1", "HTTPRoute", deployment.metadata.name) | {"spec": spec}
+    # What is left out now and was there before is seen by this alone.
+    text = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
+    made["metadata"]["annotations"] = {SPEC_ANNOTATION: text}
+    return made
 
 
 def slices(

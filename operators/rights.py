@@ -49,6 +49,12 @@ NAMESPACED = (
         ("inferencepools",),
         ("list", "watch", "create", "patch"),
     ),
+    Rule(
+        "routes of the Gateway API",
+        "gateway.networking.k8s.io",
+        ("httproutes",),
+        ("get", "list", "watch", "create", "patch", "delete"),
+    ),
     Rule("history of roll-outs", "apps", ("controllerrevisions",), ("list", "watch", "create", "patch", "delete")),
 )
 # Of the cluster as a whole.

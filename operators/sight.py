@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from operators import cache, kube, pods
@@ -40,11 +40,12 @@ SLICE = Kind("EndpointSlice", "discovery.k8s.io/v1", "endpointslices")
 UNIT = Kind("RayCluster", "ray.io/v1", "rayclusters", optional=True)
 SERVED = Kind("RayService", "ray.io/v1", "rayservices", optional=True)
 POOL = Kind("InferencePool", "inference.networking.k8s.io/v1", "inferencepools", optional=True)
+ROUTE = Kind("HTTPRoute", "gateway.networking.k8s.io/v1", "httproutes", optional=True)
 # Kinds that are a worker each.
 WORKERS = (POD, UNIT, SERVED)
 # What decides about workers: looked at anew before anything is taken away.
 DECIDING = (*WORKERS, REVISION)
-OWNED = (*DECIDING, BUDGET, SERVICE, SLICE, POOL)
+OWNED = (*DECIDING, BUDGET, SERVICE, SLICE, POOL, ROUTE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +83,9 @@ class Sight(Protocol):
 class Live:
     """Asks the API server each time."""
 
-    def __init__(self, client: kube.KubeClient) -> None:
-        self._kube = client
+    def __init__(self, client: kube.KubeClient, optional: Collection[Kind] = ()) -> None:
+        """`optional`: kinds that this cluster has, of those that one may lack."""
+        self._kube, self._optional = client, frozenset(optional)
 
     async def look(self, namespace: str, name: str, *, fresh: bool = False) -> Seen | None:
         """See `Sight`."""
@@ -103,8 +105,8 @@ class Live:
         return await self._kube.get(PROFILE.path("", name))
 
     def has(self, kind: Kind) -> bool:
-        """See `Sight`: only what every cluster has."""
-        return not kind.optional
+        """See `Sight`."""
+        return not kind.optional or kind in self._optional
 
     def wrote(self, kind: Kind, found: Object) -> None:
         """See `Sight`."""

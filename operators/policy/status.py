@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from operators.policy import accelerators, rollout, workers
+from operators.policy import accelerators, rollout, routes, workers
 from penstock.api.crds import base, modeldeployment, values
 
 READY = "Ready"
@@ -14,15 +15,21 @@ PROGRESSING = "Progressing"
 
 
 def condition(
-    before: Sequence[base.Condition], kind: str, holds: bool, reason: str, message: str, generation: int, now_s: float
+    before: Sequence[base.Condition],
+    kind: str,
+    holds: bool | None,
+    reason: str,
+    message: str,
+    generation: int,
+    now_s: float,
 ) -> base.Condition:
-    """A condition whose transition time is that of its last change of value."""
-    value = "True" if holds else "False"
+    """A condition whose transition time is that of its last change of value. `holds` None: unknown."""
+    value: Literal["True", "False", "Unknown"] = "Unknown" if holds is None else "True" if holds else "False"
     same = next((each for each in before if each.type == kind and each.status == value), None)
     now = timestamp(now_s)
     return base.Condition(
         type=kind,
-        status="True" if holds else "False",
+        status=value,
         observed_generation=generation,
         last_transition_time=same.last_transition_time if same else now,
         reason=reason,
@@ -39,6 +46,8 @@ class Report:
     placements: Mapping[str, accelerators.Placement] = dataclasses.field(default_factory=dict)
     # Reason and message of a worker that cannot be made.
     problem: tuple[str, str] | None = None
+    # Of the route from Gateways, where one is asked for.
+    route: routes.Said | None = None
 
 
 def state_of(deployment: modeldeployment.ModelDeployment, observed: workers.Observed) -> rollout.State:
@@ -92,12 +101,16 @@ def of_deployment(
     reason, message = report.problem or _cause(roles, observed, report.held)
     generation, before = deployment.metadata.generation, deployment.status.conditions
     moving, why, said = _progress(report.decision, observed)
+    conditions = [
+        condition(before, READY, reason == "AllReady", reason, message, generation, now_s),
+        condition(before, PROGRESSING, moving, why, said, generation, now_s),
+    ]
+    if report.route is not None:
+        route = report.route
+        conditions.append(condition(before, routes.ROUTED, route.holds, route.reason, route.message, generation, now_s))
     return modeldeployment.Status(
         observed_generation=generation,
-        conditions=(
-            condition(before, READY, reason == "AllReady", reason, message, generation, now_s),
-            condition(before, PROGRESSING, moving, why, said, generation, now_s),
-        ),
+        conditions=tuple(conditions),
         replicas=_sets(deployment, {role.name: role.present for role in roles}),
         ready_replicas=_sets(deployment, {role.name: role.ready for role in roles}),
         workers=f"{ready}/{wanted}",

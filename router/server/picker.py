@@ -22,7 +22,6 @@ SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 DESTINATION = "x-gateway-destination-endpoint"
 _NAMESPACE = "envoy.lb"
 _SUBSET = ("envoy.lb.subset_hint", f"{DESTINATION}-subset")
-_PATHS = {path: path for path in features.HOT_PATHS}
 # Envoy takes back a body in pieces of at most this size.
 _PIECE_BYTES = 60_000
 
@@ -124,7 +123,8 @@ class _Asked:
 
     async def _chosen(self) -> list[ext_proc.ProcessingResponse]:
         """Routes by the whole request."""
-        path = _PATHS.get(self._path)
+        # A Gateway may take a prefix away only after it has asked.
+        path = next((each for each in features.HOT_PATHS if self._path.endswith(each)), None)
         body = bytes(self._body)
         if path is None:
             destination = self._least()

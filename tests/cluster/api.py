@@ -141,6 +141,8 @@ def path_of(document: Object, namespace: str) -> str:
     if kind in _OWN:
         middle = f"/namespaces/{namespace}" if _OWN[kind].namespaced else ""
         return f"/apis/{base.API_VERSION}{middle}/{_OWN[kind].plural}"
+    if kind == "HTTPRoute":
+        return f"/apis/{document['apiVersion']}/namespaces/{namespace}/httproutes"
     if kind in ("Namespace", "Node"):
         return f"/api/v1/{kind.lower()}s"
     return f"/api/v1/namespaces/{namespace}/{_CORE[kind]}"

@@ -175,6 +175,7 @@ _BY_MESSAGE: dict[str, Object] = {
     "must be at most e2e": {"ttft": "31s"},
     "must differ from start; an end before the start is on the next day": {"end": "08:00"},
     "at least one of minReplicas, maxReplicas must be given": {"minReplicas": None, "maxReplicas": None},
+    "each Gateway may be named once": {"": [{"name": "a"}, {"name": "a"}]},
     "must be above 0 where strategy is InPlace or maxSurge is 0: else nothing can be replaced": {
         "strategy": "InPlace",
         "maxUnavailable": "0%",

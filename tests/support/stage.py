@@ -23,6 +23,8 @@ class Stage:
         self.clock = clocks.ManualClock(1_800_000_000.0)
         self.registry = registry.MemoryRegistry(self.clock)
         self.host = pods.WorkerHost("penstock:test", "redis", "url", "vllm:test")
+        # Kinds that the cluster has, of those that one may lack.
+        self.optional: tuple[sight.Kind, ...] = ()
         self.reconciler = self.another()
 
     def another(
@@ -31,7 +33,7 @@ class Stage:
         """A reconciler that knows nothing of the one before."""
         calls = client or self.client
         return deployments.DeploymentReconciler(
-            calls, sight.Live(calls), fleets.Asked(self.registry), self.clock, self.host, verdicts
+            calls, sight.Live(calls, self.optional), fleets.Asked(self.registry), self.clock, self.host, verdicts
         )
 
     def create(self, replicas: int = 2, **spec: Any) -> None:

@@ -63,6 +63,9 @@ class Spec(base.Part):
         0, description="Against other deployments when hardware is short; lower goes first"
     )
     routing: Routing = Field(Routing(), description="How requests find a worker")
+    gateway: operation.Gateway | None = Field(
+        None, description="Gateways of the Gateway API that send requests here; none: no HTTPRoute is made"
+    )
     scaling: operation.Scaling | None = Field(
         None, description="Bounds within which replicas is changed; none: by hand"
     )

@@ -144,6 +144,38 @@ class Drain(base.Part):
     )
 
 
+class ParentRef(base.Part):
+    """A Gateway of the Gateway API, as an HTTPRoute names it."""
+
+    name: values.DnsName = Field(description="Name of the Gateway")
+    namespace: values.Label | None = Field(None, description="Its namespace; none means the deployment's")
+    section_name: values.DnsName | None = Field(None, description="One listener of it; none means all")
+    port: int | None = Field(None, ge=1, le=65_535, description="Listeners of this port only")
+
+
+_DISTINCT = base.FieldRule(
+    "self.all(x, self.exists_one(y, y == x))",
+    lambda items: all(items.count(each) == 1 for each in items),
+    "each Gateway may be named once",
+)
+_HOST = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+Hostname = Annotated[str, Field(pattern=_HOST, max_length=253)]
+_SEGMENT = r"[A-Za-z0-9][-A-Za-z0-9._~]*"
+PathPrefix = Annotated[str, Field(pattern=rf"^/({_SEGMENT}(/{_SEGMENT})*)?$", max_length=256)]
+
+
+class Gateway(base.Part):
+    """The HTTPRoute from Gateways of the Gateway API to the workers, by way of an InferencePool."""
+
+    parent_refs: Annotated[base.Many[ParentRef], Field(min_length=1, max_length=16), _DISTINCT] = Field(
+        description="Gateways that carry the requests"
+    )
+    hostnames: Annotated[base.Many[Hostname], Field(max_length=16), base.UNIQUE] = Field(
+        (), description="Host names of requests; none means those of the listeners"
+    )
+    path_prefix: PathPrefix = Field("/", description="Paths begin so; it is taken away before the worker sees them")
+
+
 class KvCache(base.Part):
     """The KV cache of the workers."""
 

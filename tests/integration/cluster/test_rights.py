@@ -29,6 +29,7 @@ NOT_WALKED: frozenset[tuple[str, str, str]] = frozenset({
     ("create", "policy", "poddisruptionbudgets"),
     ("create", "discovery.k8s.io", "endpointslices"),
     ("create", "inference.networking.k8s.io", "inferencepools"),
+    ("create", "gateway.networking.k8s.io", "httproutes"),
     # Of what a deployment left behind that was deleted without its dependents: test_operator.py.
     ("patch", "apps", "controllerrevisions"),
 })  # fmt: skip
@@ -108,7 +109,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     try:
         programs = binaries.find(os.environ)
         plane = control_plane.ControlPlane(programs, tmp_path_factory.mktemp("plane"), extras)
-        programs.need("helm", "kuberay-crds", "inference-extension")
+        programs.need("helm", "kuberay-crds", "gateway-api", "inference-extension")
     except binaries.Unavailable as exc:
         pytest.skip(str(exc))
     server = embedded_redis.EmbeddedRedis(folder / "redis", clocks.SystemClock())
@@ -119,6 +120,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         kube = releases.prepare(tools.Tools(programs, plane.kubeconfig, folder), "ops", volumes=0)
         kube.apply_folder(charts.CHART / "crds")
         kube.apply_folder(programs.path("kuberay-crds"))
+        kube.apply_folder(programs.path("gateway-api"))
         kube.apply_folder(programs.path("inference-extension"))
         wanted = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
         objects = charts.template(release="pen", namespace="ops")
@@ -192,6 +194,11 @@ def walk(stage: Stage) -> None:
     stage.until("Gateways can send through a pool", lambda: kube.get("inferencepools"))
     [pool] = kube.get("inferencepools")
     assert pool["spec"]["endpointPickerRef"]["name"] == "pen-penstock-gateway"
+    routed = model(1, 2)
+    kube.apply(routed | {"spec": routed["spec"] | {"gateway": {"parentRefs": [{"name": "shared"}]}}})
+    stage.until("Gateways have a route to it", lambda: kube.get("httproutes"))
+    kube.apply(routed)
+    stage.until("the route is taken back", lambda: not kube.get("httproutes"))
     kube.kubectl("scale", "md/m", "--replicas=1")
     stage.until("one has drained", lambda: asyncio.run(leave(stage.url)))
     stage.until("one worker is left", lambda: len(stage.pods()) == 1)

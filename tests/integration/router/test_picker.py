@@ -256,3 +256,13 @@ async def test_keys_are_asked_for(engines: list[scripted_engine.ScriptedEngine],
         await envoy.read()
         await envoy.body(chat("hi"))
         assert destination(await envoy.read())
+
+
+async def test_a_prefix_before_the_path_is_passed_over(asked: tuple[gateways.Running, aio.Channel]) -> None:
+    """A route that takes a prefix away does so after it has asked: the request is read as what it will be."""
+    envoy = Envoy(asked[1])
+    await envoy.head("/teams/a/v1/chat/completions?x=1")
+    await envoy.read()
+    await envoy.body(chat("hi", model="nobody"))
+    refused = await envoy.read()
+    assert refused.immediate_response.status.code == 404 and b"nobody" in refused.immediate_response.body
