@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from operators import cache, kube, loop, pods, sight, unbuilt
+from operators import cache, images, kube, loop, pods, sight, unbuilt
 from penstock.api.crds import acceleratorprofile, base, modeldeployment
 from penstock.runtime import clock as clocks
 
@@ -115,10 +115,10 @@ class Copies:
 def slim_pod(found: kube.Object) -> kube.Object:
     """What passes read of a Pod: ten thousand whole ones would be hundreds of MB."""
     meta = {key: value for key, value in found["metadata"].items() if key not in ("managedFields", "generateName")}
-    status = found.get("status", {})
+    status, spec = found.get("status", {}), found.get("spec", {})
     kept = ("phase", "conditions", "containerStatuses", "initContainerStatuses", "podIP", "reason")
     return {
         "metadata": meta,
-        "spec": {"nodeName": found.get("spec", {}).get("nodeName", "")},
+        "spec": {"nodeName": spec.get("nodeName", ""), **images.slim(spec)},
         "status": {key: status[key] for key in kept if key in status},
     }

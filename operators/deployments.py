@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pydantic
 
-from operators import events, fleets, keeping, kube, pods, revisions, sight, units
+from operators import events, fleets, images, keeping, kube, pods, revisions, sight, units
 from operators import published as publishing
 from operators.policy import accelerators, problems, rollout, routes, status, workers
 from penstock.api import types
@@ -299,6 +299,7 @@ class DeploymentReconciler:
             snapshot.placements,
             (problem.reason, problem.message) if problem else None,
             routes.judge(before, route) if route is not None else None,
+            images.older(before, snapshot.seen, snapshot.observed.workers, self._host),
         )
         wanted = status.of_deployment(before, snapshot.observed, report, now_s)
         if wanted == before.status:

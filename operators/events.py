@@ -82,5 +82,6 @@ _NORMAL = frozenset(
         "RolloutPaused",
         "RouteAccepted",
         "RouteWaiting",
+        "ImagesCurrent",
     }
 )

@@ -185,6 +185,11 @@ def models(sight: Sight) -> Iterator[Finding]:
             yield Finding("models", Level.OK, f"{shown}: {ready['message']}")
         else:
             yield Finding("models", Level.WARNING, f"{shown}: {ready['reason']}: {ready['message']}", mend)
+        for kind in ("UpToDate", "Routed"):
+            said = conditions.get(kind)
+            if said is not None and said["status"] == "False":
+                cause, _, step = said["message"].partition(" -> ")
+                yield Finding("models", Level.WARNING, f"{shown}: {said['reason']}: {cause}", step or mend)
     for each in sight.workers or ():
         if reason := problem(each):
             namespace = each["metadata"]["namespace"]

@@ -12,6 +12,7 @@ from penstock.api.crds import base, modeldeployment, values
 
 READY = "Ready"
 PROGRESSING = "Progressing"
+UP_TO_DATE = "UpToDate"
 
 
 def condition(
@@ -48,6 +49,8 @@ class Report:
     problem: tuple[str, str] | None = None
     # Of the route from Gateways, where one is asked for.
     route: routes.Said | None = None
+    # Workers whose image is not the default that a new one would get: the image that each has, and the default.
+    older: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
 
 def state_of(deployment: modeldeployment.ModelDeployment, observed: workers.Observed) -> rollout.State:
@@ -108,6 +111,10 @@ def of_deployment(
     if report.route is not None:
         route = report.route
         conditions.append(condition(before, routes.ROUTED, route.holds, route.reason, route.message, generation, now_s))
+    told = any(each.type == UP_TO_DATE for each in before)
+    if report.older or told:
+        why, said = _age(deployment, report.older, sum(role.present for role in roles))
+        conditions.append(condition(before, UP_TO_DATE, not report.older, why, said, generation, now_s))
     return modeldeployment.Status(
         observed_generation=generation,
         conditions=tuple(conditions),
@@ -119,7 +126,19 @@ def of_deployment(
         revision=state.revision,
         update_revision=state.update,
         rollout=_remembered(report.decision),
+        older_images=len(report.older),
     )
+
+
+def _age(
+    deployment: modeldeployment.ModelDeployment, older: Mapping[str, tuple[str, str]], present: int
+) -> tuple[str, str]:
+    """Reason and message of the UpToDate condition, which is there since workers have first been older than the operator."""
+    if not older:
+        return "ImagesCurrent", "all workers run the images that a new one would"
+    pairs = sorted({f"{has} in place of {default}" for has, default in older.values()})
+    step = f"penstock rollout restart {deployment.metadata.name} -n {deployment.metadata.namespace}"
+    return "OlderImages", f"{len(older)} of {present} workers run {', '.join(pairs)} -> {step}"[:1000]
 
 
 def _progress(decision: rollout.Decision, observed: workers.Observed) -> tuple[bool, str, str]:

@@ -120,6 +120,11 @@ class Status(base.Status):
     )
     revision: str = Field("", description="Revision that all workers have, or had before the roll-out", max_length=63)
     update_revision: str = Field("", description="Revision that is being rolled out", max_length=63)
+    older_images: int = Field(
+        0,
+        ge=0,
+        description="Workers that run another default image than a new one would; a restart of the roll-out brings it",
+    )
     rollout: RolloutStatus = Field(RolloutStatus(), description="Where the roll-out is")
 
 

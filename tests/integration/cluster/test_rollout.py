@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -183,3 +184,40 @@ async def test_worse_latencies_roll_back(stage: Stage) -> None:
     await play(stage)
     assert images(stage) == ["penstock:test"] * 4
     assert "latencies are worse" in stage.condition("Progressing")["message"]
+
+
+async def test_an_upgrade_of_the_operator_restarts_no_engine(stage: Stage, person: Person) -> None:
+    """Workers with the default image of before go on and are counted; a restart of the roll-out brings the new one to all."""
+    stage.create(replicas=2)
+    await play(stage, passes=4)
+    before = set(stage.pods())
+    assert all(each["type"] != "UpToDate" for each in stage.deployment()["status"]["conditions"])
+    stage.host = dataclasses.replace(stage.host, image="penstock:newer")
+    stage.reconciler = stage.another()
+    await play(stage, passes=3)
+    assert set(stage.pods()) == before and images(stage) == ["penstock:test"] * 2
+    said = stage.condition("UpToDate")
+    assert (said["status"], said["reason"], stage.deployment()["status"]["olderImages"]) == ("False", "OlderImages", 2)
+    restart = f"penstock rollout restart m -n {stage.namespace}"
+    assert said["message"] == f"2 of 2 workers run penstock:test in place of penstock:newer -> {restart}"
+    assert stage.ready()["status"] == "True" and stage.events().count("OlderImages") == 1
+    stage.scale(3)
+    await play(stage, passes=3)
+    assert "2 of 3 workers" in stage.condition("UpToDate")["message"], "a worker that comes has the new one"
+    assert (await person.calls("restart"))[0] == 0
+    await play(stage)
+    assert images(stage) == ["penstock:newer"] * 3
+    assert stage.condition("UpToDate")["status"] == "True" and not stage.deployment()["status"].get("olderImages")
+
+
+async def test_an_image_of_the_users_is_not_older(stage: Stage) -> None:
+    """Only agent and download follow the operator where the engine has an image of its own; a vLLM without one does too."""
+    hub = {"name": "tiny", "source": {"hub": {"repo": "org/model"}}}
+    stage.create(1, engine={"kind": "vllm", "image": "mine:1"}, model=hub)
+    await stage.once()
+    for change, older in (({"vllm_image": "vllm:newer"}, 0), ({"image": "penstock:newer"}, 1)):
+        stage.host = dataclasses.replace(stage.host, **change)
+        stage.reconciler = stage.another()
+        await stage.once()
+        await stage.once()
+        assert stage.deployment()["status"].get("olderImages", 0) == older, change

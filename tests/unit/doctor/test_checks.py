@@ -77,6 +77,16 @@ def model(ready: str | None = "True", generation: int = 1, observed: int = 1, **
     }
 
 
+def told(kind: str, reason: str, message: str) -> Object:
+    """A ready ModelDeployment with a condition that does not hold."""
+    found = model()
+    conditions = [
+        *found["status"]["conditions"],
+        {"type": kind, "status": "False", "reason": reason, "message": message},
+    ]
+    return found | {"status": found["status"] | {"conditions": conditions}}
+
+
 def accelerator(**selector: str) -> Object:
     """An AcceleratorProfile of NVIDIA GPUs."""
     return {"metadata": {"name": "h100"}, "spec": {"resourceName": "nvidia.com/gpu", "nodeSelector": selector}}
@@ -224,6 +234,14 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ({"models": [model("False")]}, "warning", "models/m: WorkersBlocked: 0 of 2 ready: no GPU", "describe md m"),
         ({"models": [model(None)]}, "warning", "models/m: no operator has looked at it", "describe md m"),
         ({"models": [model(generation=2)]}, "warning", "models/m: no operator has looked at it", "describe md m"),
+        (
+            {"models": [told("UpToDate", "OlderImages", "2 of 2 workers run a in place of b -> penstock rollout restart m")]},
+            "warning", "models/m: OlderImages: 2 of 2 workers run a in place of b", "penstock rollout restart m",
+        ),
+        (
+            {"models": [told("Routed", "NotAllowedByListeners", "Gateway a/b: no")]},
+            "warning", "models/m: NotAllowedByListeners: Gateway a/b: no", "describe md m",
+        ),
         (
             {"workers": [
                 pod("", containerStatuses=waiting("ErrImageNeverPull", "not present"))
