@@ -22,7 +22,7 @@ def test_there_is_an_image_for_each_component() -> None:
     assert set(found) == names
     assert all(each.lock.exists() and each.packages for each in found.values())
     helpers = "".join(path.read_text() for path in (charts.CHART / "templates").glob("*.yaml"))
-    assert set(re.findall(r'"penstock-([a-z-]+)"', helpers)) == names
+    assert set(re.findall(r'"name" "penstock-([a-z-]+)"', helpers)) == names
 
 
 @pytest.mark.parametrize("name", ["gateway", "controller", "operator", "worker-sim"])
