@@ -50,6 +50,8 @@ class Election:
         self._path = f"{self._collection}/{lease.name}"
         self._log = logs.get("operator")
         self._until_s = 0.0
+        # What `changed` was called for last.
+        self._told = False
         # Version of the Lease that was seen last, and since when it has been seen.
         self._seen: tuple[str, float] = ("", 0.0)
         self._task: asyncio.Task[None] | None = None
@@ -83,20 +85,26 @@ class Election:
 
     async def _run(self) -> None:
         while True:
-            was = self.leading
+            # The end may have come while nothing was asked.
+            self._tell()
             try:
                 async with asyncio.timeout(self._lease.renew_s * 2):
                     await self.tick()
             except (TimeoutError, errors.PenstockError) as exc:
                 self._log.warning("lease_unknown", id=self.id, reason=str(exc) or "no answer", leading=self.leading)
-            if was != self.leading:
-                self._log.info("leading" if self.leading else "not_leading", id=self.id, holder=self.holder)
-                self._changed()
+            self._tell()
             wait_s = self._lease.renew_s
             if self.leading:
                 # Awake when the time is over, so that the end is noticed at once.
                 wait_s = min(wait_s, max(0.05, self._until_s - self._clock.monotonic_s()))
             await self._clock.sleep(wait_s)
+
+    def _tell(self) -> None:
+        """Says where it leads now and did not, or the reverse."""
+        if self._told != self.leading:
+            self._told = self.leading
+            self._log.info("leading" if self._told else "not_leading", id=self.id, holder=self.holder)
+            self._changed()
 
     async def tick(self) -> bool:
         """Takes or renews the Lease where that is possible; whether this process leads. Raises as the client."""

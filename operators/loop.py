@@ -99,7 +99,9 @@ class Operator:
                 self.queue.mark(key, again_s)
         except Exception as exc:
             # Whatever one object raises, the others go on.
-            retryable = isinstance(exc, errors.PenstockError) and exc.retryable
+            # A write that came in a gap between two renewals is made soon after it; who leads no more is stopped anyway.
+            fenced = isinstance(exc, errors.FencedError)
+            retryable = fenced or (isinstance(exc, errors.PenstockError) and exc.retryable)
             result = "retry" if retryable else "failed"
             failures = self._failures.get(key, 0) + 1
             self._failures[key] = failures

@@ -53,6 +53,7 @@ class ControlPlane:
         self._folder = folder
         self._extras = extras or Extras()
         self._running: dict[str, _Program] = {}
+        self._etcd_port = 0
         self.times_s: dict[str, float] = {}
         self.access: api.Access
         self.authority: certificates.Authority
@@ -79,6 +80,7 @@ class ControlPlane:
         files = self._files()
         self.times_s["certificates"] = time.monotonic() - began_s
         client, peer = processes.free_port(), processes.free_port()
+        self._etcd_port = client
         self._run("etcd", flags.etcd(self._folder / "etcd", client, peer))
         self._run("kube-apiserver", [*flags.server(files, client, self._extras.controllers), *self._extras.server])
         self._until("kube-apiserver", self._is_ready)
@@ -144,15 +146,43 @@ class ControlPlane:
             process.kill()
             process.wait()
 
+    def crash(self, name: str) -> None:
+        """Ends one program at once, without a word to its clients; `start_one` starts it again."""
+        self._running[name].process.kill()
+        self._running[name].process.wait()
+
     def start_one(self, name: str) -> None:
         """Starts a program again that was stopped; returns when the API server is ready."""
+        self.respawn(name)
+        self.until_ready(name)
+
+    def respawn(self, name: str) -> None:
+        """The first half of `start_one`, for a thread that lives as long as the program shall: it ends with the thread."""
         program = self._running[name]
         program.process = subprocess.Popen(program.argv, stdout=program.log, stderr=program.log)
+
+    def until_ready(self, name: str) -> None:
+        """The second half."""
         self._until(name, self._is_ready)
 
     def signal(self, name: str, number: int) -> None:
         """Sends a signal to a program: SIGSTOP makes it hang, SIGCONT lets it go on."""
         self._running[name].process.send_signal(number)
+
+    def mend(self) -> None:
+        """Lets go on what hangs and starts what was stopped."""
+        for name, program in self._running.items():
+            if program.process.poll() is None:
+                program.process.send_signal(signal.SIGCONT)
+            else:
+                self.start_one(name)
+
+    def compact(self) -> None:
+        """Makes etcd forget all history before now, as the API server itself does every five minutes."""
+        url = f"http://127.0.0.1:{self._etcd_port}/v3/kv"
+        header = httpx.post(f"{url}/range", json={"key": "AA=="}, trust_env=False).json()["header"]
+        done = httpx.post(f"{url}/compaction", json={"revision": header["revision"], "physical": True}, trust_env=False)
+        assert done.is_success, done.text
 
     def pid(self, name: str) -> int:
         """Process id of a program."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import pathlib
@@ -54,15 +53,20 @@ def server(access: api.Access) -> Iterator[api.Api]:
     """The API server, with the six custom resources established."""
     client = api.Api(access)
     try:
-        for resource in custom_resources.TYPES.values():
-            definition = yaml.safe_load(yaml.safe_dump(schema.definition(resource)))
-            applied = client.apply(definition)
-            assert applied.is_success, applied.text
-        for resource in custom_resources.TYPES.values():
-            _until_established(client, f"{resource.KIND.plural}.penstock.dev")
+        install(client)
         yield client
     finally:
         client.close()
+
+
+def install(client: api.Api) -> None:
+    """The custom resources, established."""
+    for resource in custom_resources.TYPES.values():
+        definition = yaml.safe_load(yaml.safe_dump(schema.definition(resource)))
+        applied = client.apply(definition)
+        assert applied.is_success, applied.text
+    for resource in custom_resources.TYPES.values():
+        _until_established(client, f"{resource.KIND.plural}.penstock.dev")
 
 
 def _until_established(client: api.Api, name: str, deadline_s: float = 30.0) -> None:
@@ -100,20 +104,30 @@ async def stage(server: api.Api, access: api.Access, namespace: str) -> AsyncIte
     await client.close()
 
 
-@pytest_asyncio.fixture
-async def bench(tmp_path: pathlib.Path) -> AsyncIterator[Bench]:
-    """A control plane of the test's own with everything that faults are tried on, started."""
+@pytest.fixture(scope="session")
+def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[control_plane.ControlPlane]:
+    """Another control plane, which tests may stop and hang, with the custom resources."""
     try:
-        programs = binaries.find(os.environ)
+        plane = control_plane.ControlPlane(binaries.find(os.environ), tmp_path_factory.mktemp("breakable"))
     except binaries.Unavailable as exc:
         pytest.skip(str(exc))
-    (tmp_path / "plane").mkdir()
-    plane = control_plane.ControlPlane(programs, tmp_path / "plane")
-    await asyncio.to_thread(plane.start)
-    found = Bench(tmp_path, plane)
+    plane.start()
+    client = api.Api(plane.access)
+    try:
+        install(client)
+        yield plane
+    finally:
+        client.close()
+        plane.stop()
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: pathlib.Path, breakable: control_plane.ControlPlane) -> AsyncIterator[Bench]:
+    """A namespace on it, with an operator process behind a proxy."""
+    found = Bench(tmp_path, breakable, f"penstock-bench-{os.getpid()}-{next(_NUMBERS)}")
     try:
         await found.start()
         yield found
     finally:
+        breakable.mend()
         await found.stop()
-        await asyncio.to_thread(plane.stop)

@@ -17,7 +17,7 @@ from operators import sight
 from penstock.api import wire
 from penstock.runtime import processes
 from tests.cluster.faults import Fault
-from tests.support.bench import WATCHED, Bench
+from tests.support.bench import Bench
 from tests.support.kubelet import Kubelet
 from tests.support.load import Load
 
@@ -38,13 +38,17 @@ class Fleet:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.kubelet = Kubelet(
-            bench.server, WATCHED, bench.folder, bench.redis.url, lease_s=LEASE_S, renew_s=RENEW_S, settle_s=0.3
+            bench.server, bench.namespace, bench.folder, bench.redis.url, lease_s=LEASE_S, renew_s=RENEW_S, settle_s=0.3
         )
         self._gateways: list[processes.Child] = []
 
     def gateway(self, name: str) -> processes.Child:
         """A gateway's process; all it is told of is Redis."""
-        env = {**os.environ, "PENSTOCK_GATEWAY_REDIS_URL": self.bench.redis.url, "PENSTOCK_GATEWAY_NAMESPACE": WATCHED}
+        env = {
+            **os.environ,
+            "PENSTOCK_GATEWAY_REDIS_URL": self.bench.redis.url,
+            "PENSTOCK_GATEWAY_NAMESPACE": self.bench.namespace,
+        }
         argv = [sys.executable, "-m", "router.server", "--id", name, "--port", "0", "--admin-port", "0"]
         child = processes.Child(name, argv, env=env, log_path=self.bench.folder / f"{name}.log")
         child.spawn()
@@ -72,17 +76,17 @@ class Fleet:
 
     def pod(self, name: str) -> dict[str, object]:
         """A Pod as the API server has it."""
-        found: dict[str, object] = self.bench.server.get(sight.POD.path(WATCHED, name)).json()
+        found: dict[str, object] = self.bench.server.get(sight.POD.path(self.bench.namespace, name)).json()
         return found
 
     def uids(self) -> dict[str, str]:
         """Of the Pods that there are."""
-        found = self.bench.server.get(sight.POD.path(WATCHED)).json()["items"]
+        found = self.bench.server.get(sight.POD.path(self.bench.namespace)).json()["items"]
         return {each["metadata"]["name"]: each["metadata"]["uid"] for each in found}
 
     async def ready(self) -> None:
         """All workers are registered as ready, and the operator has said so."""
-        path = sight.DEPLOYMENT.path(WATCHED, "m")
+        path = sight.DEPLOYMENT.path(self.bench.namespace, "m")
         try:
             async with asyncio.timeout(60):
                 while await self.bench.states() != dict.fromkeys(NAMES, "ready"):
@@ -95,7 +99,7 @@ class Fleet:
 
     async def renewals(self) -> AsyncIterator[int]:
         """How often leases of workers were written from here on, told with each."""
-        redis, key = self.bench.link.client, wire.Keys(WATCHED).worker_leases
+        redis, key = self.bench.link.client, wire.Keys(self.bench.namespace).worker_leases
         await redis.config_set("notify-keyspace-events", "Kz")
         async with redis.pubsub(ignore_subscribe_messages=True) as told:
             await told.subscribe(f"__keyspace@0__:{key}")
@@ -151,9 +155,9 @@ async def test_an_hour_without_the_api_server(fleet: Fleet) -> None:
         whole = sum(len(each.outcomes) for each in loads)
         # The API server is back before the operator sees it again, and a worker's Pod is deleted by somebody.
         bench.proxy.rule = lambda request: Fault(drop="before")
-        await asyncio.to_thread(bench.plane.start_one, "kube-apiserver")
+        await bench.start_server()
         assert fleet.uids() == uids
-        bench.server.delete({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "m-2"}}, WATCHED)
+        bench.server.delete({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "m-2"}}, bench.namespace)
         assert await asyncio.to_thread(fleet.kubelet.end, "m-2") == 0
         bench.proxy.rule = lambda request: Fault()
         took_s = await bench.until(lambda: bench.pods() == NAMES, 60.0, "the Pod is replaced")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
 import os
 from collections.abc import Callable
@@ -16,12 +15,12 @@ from penstock.api import types
 from penstock.runtime import errors
 from tests.cluster import api, faults
 from tests.cluster.faults import Fault
+from tests.support import end_state
 from tests.support.clocks import HastyClock
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.slow
 _NUMBERS = itertools.count(1)
-_TIMES = ("lastTransitionTime", "progressTime", "canaryTime", "acceleratorSince")
 
 
 class Run:
@@ -92,30 +91,9 @@ class Run:
             await self.stage.registry.deregister(name, known[name].incarnation)
 
     async def _state(self) -> Any:
-        """All that is left, without times, versions and what only says when."""
+        """All that is left, in the API server and in the registry."""
         await self._hands(self.stage.pods())
-        status = copy.deepcopy(self.stage.deployment()["status"])
-        for part in (status, status["rollout"], *status["roles"], *status["conditions"]):
-            for name in _TIMES:
-                part.pop(name, None)
-        kept = self._all(sight.REVISION)
-        return {
-            "pods": {name: pod["metadata"]["labels"] for name, pod in sorted(self.stage.pods().items())},
-            "states": await self.stage.states(),
-            "status": status,
-            "revisions": sorted((each["metadata"]["name"], each["revision"]) for each in kept),
-            "budgets": [(each["metadata"]["name"], each["spec"]) for each in self._all(sight.BUDGET)],
-            "services": [(each["metadata"]["name"], each["spec"]["ports"]) for each in self._all(sight.SERVICE)],
-            "slices": [
-                (each["metadata"]["name"], [(one["addresses"], one["conditions"]) for one in each["endpoints"]])
-                for each in self._all(sight.SLICE)
-            ],
-        }
-
-    def _all(self, kind: sight.Kind) -> list[Any]:
-        """Everything of a kind, whoever owns it."""
-        found: list[Any] = self.stage.server.get(kind.path(self.name)).json()["items"]
-        return found
+        return {**end_state.of(self.stage.server, self.name), "states": await self.stage.states()}
 
 
 def passes(request: faults.Request) -> Fault:

@@ -147,3 +147,20 @@ async def test_a_clean_stop_gives_the_lease_up() -> None:
     await first.stop()
     assert not first.leading
     assert await second.tick()
+
+
+async def test_the_end_of_a_lease_is_told() -> None:
+    """Also where it comes between two attempts to renew, which a server that refuses at once leaves plenty of time for."""
+    server, clock = Server(), clocks.ManualClock()
+    told: list[bool] = []
+    first = election.Election(server, clock, LEASE, "penstock", "a", lambda: told.append(first.leading))
+    await first.start()
+    await clock.advance(3)
+    server.away = True
+    await clock.advance(20)
+    assert told == [True, False]
+    server.away = False
+    await clock.advance(3)
+    assert told == [True, False, True]
+    await first.stop()
+    assert told == [True, False, True, False]

@@ -1,0 +1,40 @@
+"""All that is left of a deployment `m` in a namespace of its own, for comparison with an undisturbed life's."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from operators import sight
+from tests.cluster import api
+
+# Fields that only say when.
+_TIMES = ("lastTransitionTime", "progressTime", "canaryTime", "acceleratorSince")
+
+
+def of(server: api.Api, namespace: str) -> dict[str, Any]:
+    """Objects of every kind that an operator makes, whoever owns them, without times, versions and the namespace's name."""
+
+    def every(kind: sight.Kind) -> list[Any]:
+        found: list[Any] = server.get(kind.path(namespace)).json()["items"]
+        return sorted(found, key=lambda each: str(each["metadata"]["name"]))
+
+    [deployment] = every(sight.DEPLOYMENT)
+    status, uid = copy.deepcopy(deployment["status"]), deployment["metadata"]["uid"]
+    for part in (status, status["rollout"], *status["roles"], *status["conditions"]):
+        for name in _TIMES:
+            part.pop(name, None)
+    for kind in (sight.POD, sight.REVISION, sight.BUDGET, sight.SERVICE, sight.SLICE):
+        for each in every(kind):
+            assert [owner["uid"] for owner in each["metadata"]["ownerReferences"]] == [uid], each["metadata"]
+    return {
+        "pods": {each["metadata"]["name"]: each["metadata"]["labels"] for each in every(sight.POD)},
+        "status": status,
+        "revisions": [(each["metadata"]["name"], each["revision"]) for each in every(sight.REVISION)],
+        "budgets": [(each["metadata"]["name"], each["spec"]) for each in every(sight.BUDGET)],
+        "services": [(each["metadata"]["name"], each["spec"]["ports"]) for each in every(sight.SERVICE)],
+        "slices": [
+            (each["metadata"]["name"], [(one["addresses"], one["conditions"]) for one in each["endpoints"]])
+            for each in every(sight.SLICE)
+        ],
+    }
