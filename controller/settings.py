@@ -18,7 +18,9 @@ class ControllerSettings(base.Settings):
     """One controller process."""
 
     id: str = Field("controller-0", pattern=r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$", description="Name")
-    redis_url: pydantic.SecretStr = Field(description="Redis with the fleet's state")
+    redis_url: pydantic.SecretStr = Field(
+        description="Redis with the fleet's state: redis(s)://, redis(s)+sentinel:// or redis(s)+cluster://"
+    )
     namespace: str = Field("default", pattern=r"^[a-z0-9-]{1,63}$", description="Namespace of the fleet in Redis")
     grpc_host: str = Field("127.0.0.1", min_length=1, description="Address of the gRPC API")
     grpc_port: int = Field(0, ge=0, le=65535, description="Port of the gRPC API; 0 takes a free one")

@@ -35,7 +35,9 @@ class OperatorSettings(base.Settings):
     id: str = Field(
         "operator-0", pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", description="Name, such as the Pod's"
     )
-    redis_url: pydantic.SecretStr = Field(description="Redis with the fleets' state, as the operator reaches it")
+    redis_url: pydantic.SecretStr = Field(
+        description="Redis with the fleets' state, as the operator reaches it; URLs as the gateways'"
+    )
     redis_secret: values.DnsName = Field(
         "penstock-redis",
         description="Secret with the Redis URL for workers; it has to be in each namespace with workers",

@@ -36,6 +36,9 @@ def translated(what: str) -> Iterator[None]:
         TimeoutError,
     ) as exc:
         raise errors.RetryableError(f"redis: {what}: {exc or type(exc).__name__}") from exc
+    except exceptions.MovedError as exc:
+        hint = "it is a Redis Cluster, whose URL begins with redis+cluster:// or rediss+cluster://"
+        raise errors.TerminalError(f"redis: {what}: {exc}: {hint}") from exc
     except exceptions.RedisError as exc:
         raise errors.TerminalError(f"redis: {what}: {exc}") from exc
 
@@ -44,7 +47,7 @@ class RedisLink:
     """A Redis client that pings in the background and knows whether Redis is there.
 
     `client` connects on demand and again after a failure, so that a call succeeds as soon as Redis is back; it does not
-    retry by itself. URLs are those of `redis_urls`: one Redis, with TLS or not, or one that Sentinels name.
+    retry by itself. URLs are those of `redis_urls`: one Redis, one that Sentinels name, a Redis Cluster, with TLS or not.
     """
 
     def __init__(

@@ -82,7 +82,10 @@ class GatewaySettings(base.Settings):
     )
     endpoints: tuple[str, ...] = Field((), description="URLs of OpenAI-compatible servers, instead of a registry")
     model: str | None = Field(None, description="Model that all `endpoints` serve; unset asks each for its models")
-    redis_url: pydantic.SecretStr | None = Field(None, description="Redis with the registry, instead of `endpoints`")
+    redis_url: pydantic.SecretStr | None = Field(
+        None,
+        description="Redis with the registry, instead of `endpoints`: redis(s)://, redis(s)+sentinel:// or redis(s)+cluster://",
+    )
     namespace: str = Field("default", pattern=r"^[a-z0-9-]{1,63}$", description="Namespace of the fleet in Redis")
     api_keys_file: pathlib.Path | None = Field(
         None, description="File with `tenant: sha256-of-key` lines; unset lets every client in"

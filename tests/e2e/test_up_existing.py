@@ -17,7 +17,7 @@ import redis.asyncio as aioredis
 
 from controller import ray_node
 from penstock.runtime import clock, embedded_redis, processes
-from tests.support import local_fleet
+from tests.support import local_fleet, redis_nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
@@ -147,6 +147,23 @@ async def test_a_namespace_that_was_in_use_gets_what_is_asked_for_now(existing: 
     finally:
         await asyncio.to_thread(first.stop, signal.SIGKILL)
         await asyncio.to_thread(second.stop, signal.SIGKILL)
+
+
+async def test_serves_on_a_redis_cluster(existing: Existing, tmp_path: pathlib.Path) -> None:
+    """All parts of a fleet on three shards; when it ends the cluster is as empty as it was."""
+    async with redis_nodes.running(tmp_path) as cluster:
+        fleet = existing.fleet("--redis-url", cluster.url, "--workers", "2")
+        fleet.start()
+        try:
+            await fleet.ready()
+            assert local_fleet.ask(fleet.port) == 200
+            assert sorted(fleet.workers()) == ["tiny-0", "tiny-1"]
+            assert redis_nodes.PASSWORD not in fleet.log.read_text()
+            assert await cluster.owner("default").client.dbsize()
+            assert await asyncio.to_thread(fleet.stop, signal.SIGINT) == 0, fleet.log.read_text()
+            assert [await node.client.dbsize() for node in cluster.nodes] == [0, 0, 0]
+        finally:
+            await asyncio.to_thread(fleet.stop, signal.SIGKILL)
 
 
 async def test_a_redis_that_refuses_us_is_named(existing: Existing) -> None:

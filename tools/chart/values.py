@@ -218,7 +218,8 @@ class Redis(Values):
     mode: Literal["bundled", "external"] = Field("bundled", description="A Redis of this release, or one of yours")
     existingSecret: Name = Field(
         "",
-        description="Secret with key `url`, needed for mode external; for `bundled` also `auth.conf`: `requirepass PASSWORD`",
+        description="Secret with key `url` (one Redis, Sentinels or a cluster), needed for mode external; "
+        "for `bundled` also `auth.conf`: `requirepass PASSWORD`",
     )
     caSecret: Name = Field(
         "", description="Secret with key `ca.crt`, for a URL with `?ssl_ca_certs=/etc/penstock-redis-ca/ca.crt`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import pathlib
 from collections.abc import AsyncIterator, Callable
 
@@ -11,6 +12,9 @@ import pytest_asyncio
 
 from penstock.api import types, wire
 from penstock.runtime import clock, embedded_redis, errors, redis, registry
+from tests.support import redis_nodes
+
+_NUMBERS = itertools.count()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -22,16 +26,23 @@ async def redis_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[s
     await server.stop()
 
 
-@pytest_asyncio.fixture(params=["redis", "memory"])
-async def reg(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[registry.Registry]:
-    """An empty registry of either kind."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """One Redis Cluster of three shards for the module."""
+    async with redis_nodes.running(pathlib.Path(tmp_path_factory.mktemp("cluster"))) as cluster:
+        yield cluster.url
+
+
+@pytest_asyncio.fixture(params=["redis", "cluster", "memory"])
+async def reg(request: pytest.FixtureRequest, redis_url: str, cluster_url: str) -> AsyncIterator[registry.Registry]:
+    """An empty registry of each kind."""
     if request.param == "memory":
         yield registry.MemoryRegistry(clock.SystemClock())
         return
-    link = redis.RedisLink(redis_url, clock.SystemClock())
+    link = redis.RedisLink(redis_url if request.param == "redis" else cluster_url, clock.SystemClock())
     await link.start()
-    await link.client.flushall()
-    yield registry.RedisRegistry(link.client, wire.Keys("test"))
+    # A fleet of its own for each test, so that a cluster's shards all have some.
+    yield registry.RedisRegistry(link.client, wire.Keys(f"test-{next(_NUMBERS)}"))
     await link.stop()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pathlib
 from collections.abc import AsyncIterator
 
@@ -12,20 +13,26 @@ import pytest_asyncio
 from controller import leader
 from penstock.api import wire
 from penstock.runtime import clock, embedded_redis, errors, redis
+from tests.support import redis_nodes
 
 KEYS = wire.Keys("test")
 
 
-@pytest_asyncio.fixture
-async def link(tmp_path: pathlib.Path) -> AsyncIterator[redis.RedisLink]:
-    """A link to an empty Redis."""
-    server = embedded_redis.EmbeddedRedis(tmp_path, clock.SystemClock())
-    await server.start()
-    link = redis.RedisLink(server.url, clock.SystemClock())
-    await link.start()
-    yield link
-    await link.stop()
-    await server.stop()
+@pytest_asyncio.fixture(params=["redis", "cluster"])
+async def link(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> AsyncIterator[redis.RedisLink]:
+    """A link to an empty Redis, or Redis Cluster."""
+    async with contextlib.AsyncExitStack() as stack:
+        if request.param == "redis":
+            server = embedded_redis.EmbeddedRedis(tmp_path, clock.SystemClock())
+            await server.start()
+            stack.push_async_callback(server.stop)
+            url = server.url
+        else:
+            url = (await stack.enter_async_context(redis_nodes.running(tmp_path))).url
+        link = redis.RedisLink(url, clock.SystemClock())
+        await link.start()
+        yield link
+        await link.stop()
 
 
 def bid(link: redis.RedisLink, name: str, lease_s: float = 60.0) -> leader.Leader:
@@ -74,5 +81,5 @@ async def test_epoch_rises_over_an_empty_restart(link: redis.RedisLink) -> None:
     await first.tick()
     epoch = first.epoch
     await asyncio.sleep(0.002)
-    await link.client.flushall()
+    await link.client.unlink(KEYS.leader, KEYS.leader_epoch)
     assert await first.tick() and first.epoch > epoch
