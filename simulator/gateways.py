@@ -74,9 +74,9 @@ class Call:
     """A request on its way: what a gateway keeps of it (as `exchange.Exchange`), and what became of it."""
 
     __slots__ = (
-        "attempts", "backend", "decoding", "end_s", "error", "features", "first_s", "gateway", "hashes", "job",
-        "on_room", "paused_s", "pool", "predicted_cached", "prefill", "profile", "prompt_tokens", "queued_ms",
-        "queued_tokens", "request", "request_id", "sent_ms", "sent_s", "session", "tenant", "tried", "worker",
+        "attempts", "backend", "decode_since_ms", "decoding", "end_s", "error", "features", "first_s", "gateway", "hashes",
+        "job", "on_room", "paused_s", "pool", "predicted_cached", "prefill", "profile", "prompt_tokens", "queued_ms",
+        "queued_tokens", "request", "request_id", "sent_s", "session", "tenant", "tried", "worker",
     )  # fmt: skip
 
     def __init__(self, request: requests.Request, feature: Feature, pool: fleet.ModelPool | None, now_s: float) -> None:
@@ -95,7 +95,7 @@ class Call:
         self.prompt_tokens = 0
         self.queued_tokens = 0
         self.queued_ms = 0.0
-        self.sent_ms = 0.0
+        self.decode_since_ms = 0.0
         self.prefill: list[typing.Any] | None = None
         # Of the simulation.
         self.on_room: Callable[[Call], None] = lambda call: None

@@ -14,7 +14,7 @@ import click
 from benchmarks.routing import knee, play, table, workloads
 from router.policy import profiles
 
-COMPONENTS = ("wait_ms", "prefill_ms", "stream_ms", "stall_ms", "evict_ms")
+COMPONENTS = ("wait_ms", "prefill_ms", "stream_ms", "stall_ms", "delay_ms", "evict_ms")
 
 
 @click.command()

@@ -81,6 +81,8 @@ class EndpointLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
     queued_ms: float = 0.0
     # Of their KV, what they did not find cached.
     fresh_tokens: int = 0
+    # What they have generated, by the time since each began to.
+    generated_tokens: int = 0
 
 
 class GatewayDelta(msgspec.Struct, array_like=True, frozen=True):

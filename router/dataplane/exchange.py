@@ -32,10 +32,9 @@ class Exchange(upstream.Listener):
     """One request between a client's connection and an engine's."""
 
     __slots__ = (
-        "attempts", "backend", "chunks", "connecting", "connection", "features", "first_byte_ms", "front", "gateway",
-        "hashes", "head", "held", "keep_upstream", "last_tick", "pool", "predicted_cached", "prefill", "prior",
-        "profile",
-        "prompt_tokens", "queued_ms", "queued_tokens", "received", "remaining", "request", "request_id", "scanner", "sent_ms",
+        "attempts", "backend", "chunks", "connecting", "connection", "decode_since_ms", "features", "first_byte_ms", "front",
+        "gateway", "hashes", "head", "held", "keep_upstream", "last_tick", "pool", "predicted_cached", "prefill", "prior",
+        "profile", "prompt_tokens", "queued_ms", "queued_tokens", "received", "remaining", "request", "request_id", "scanner",
         "session", "started_ms", "started_tick", "state", "tail", "tenant", "tried", "wrote",
     )  # fmt: skip
 
@@ -72,7 +71,7 @@ class Exchange(upstream.Listener):
         self.prompt_tokens = 0
         self.queued_tokens = 0
         self.queued_ms = 0.0
-        self.sent_ms = 0.0
+        self.decode_since_ms = 0.0
         self.started_ms = owner.now_ms()
         self.started_tick = self.last_tick = owner.tick
         self.first_byte_ms = 0.0

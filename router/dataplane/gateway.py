@@ -233,7 +233,7 @@ class Gateway:
         ex.prompt_tokens = prompt
         ex.queued_tokens = uncached
         ex.queued_ms = prefill_ms = backend.prefill_ms(uncached, cached)
-        ex.sent_ms = now_ms
+        ex.decode_since_ms = 0.0
         if not ex.features.stream:
             # Only a stream says when its prefill is over; for the rest it is predicted.
             eta = now_ms + backend.wait_ms(now_ms) + backend.base_ms + prefill_ms
@@ -265,6 +265,8 @@ class Gateway:
         backend = ex.backend
         if backend is not None and ex.queued_tokens:
             self._unqueue(ex, backend)
+            ex.decode_since_ms = now_ms = self.now_ms()
+            backend.begin_decode(now_ms)
             self.fleet.touch(backend)
 
     def _unqueue(self, ex: exchange.Exchange, backend: fleet.Backend) -> None:
@@ -286,6 +288,8 @@ class Gateway:
             prefill[2] = None
         if ex.queued_tokens:
             self._unqueue(ex, backend)
+        elif ex.decode_since_ms:
+            backend.end_decode(ex.decode_since_ms)
         backend.running -= 1
         backend.kv_tokens -= ex.prompt_tokens
         backend.fresh_tokens -= max(1, ex.prompt_tokens - ex.predicted_cached)
@@ -308,12 +312,14 @@ class Gateway:
                 self.prefilled(ex)
 
     def fade(self) -> None:
-        """Takes what was placed as older by the time since this was last done."""
+        """Takes what was placed as older by the time since this was last done, and sees how much comes to each pool."""
         passed_s = (self.tick - self._faded_tick) * TICK_S
         factor, busy_factor = math.exp(-passed_s / types.RECENT_S), math.exp(-passed_s / types.BUSY_S)
         self._faded_tick = self.tick
         for backend in self.fleet.backends.values():
             backend.fade(factor, busy_factor)
+        for pool in self.fleet.pools.values():
+            pool.observed.followers_per_ms = types.followers_per_ms(pool.observed.endpoints)
 
     def learn(self, ex: exchange.Exchange, backend: fleet.Backend, found: usage.Usage) -> None:
         """Takes what an engine reported of a prompt: tokens per byte, and how much was really cached."""
@@ -325,6 +331,8 @@ class Gateway:
             return
         if found.completion_tokens is not None:
             pool.learn_output(found.completion_tokens)
+            if found.completion_tokens > 1 and ex.decode_since_ms:
+                backend.learn_token_ms((self.now_ms() - ex.decode_since_ms) / (found.completion_tokens - 1))
         if not feature.is_tokens:
             pool.learn_ratio(len(feature.text), prompt_tokens)
         if cached_tokens is not None and self.fleet.backends.get(backend.id) is backend:

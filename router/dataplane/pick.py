@@ -37,7 +37,7 @@ class Pick(exchange.Exchange):
         self.prompt_tokens = 0
         self.queued_tokens = 0
         self.queued_ms = 0.0
-        self.sent_ms = 0.0
+        self.decode_since_ms = 0.0
         self.started_ms = owner.now_ms()
         self.started_tick = self.last_tick = owner.tick
         self.first_byte_ms = 0.0

@@ -11,12 +11,12 @@ from router.policy import types
 
 
 def used_tokens(observed: types.Observed, endpoint: types.Endpoint) -> float:
-    """KV tokens that the requests in flight hold, each with half of its answer.
+    """KV tokens that the requests in flight hold: their prompts, and what they have generated as far as time tells.
 
     Of another gateway's only what was computed for them: which cached prefixes they share with others is not known here.
     """
-    running = endpoint.running + endpoint.peer_running
-    return endpoint.held_tokens + endpoint.peer_fresh_tokens + 0.5 * observed.output_tokens * running
+    generated = endpoint.generated_tokens(observed.now_ms) + endpoint.peer_generated_tokens
+    return endpoint.held_tokens + endpoint.peer_fresh_tokens + generated
 
 
 def has_room(observed: types.Observed, endpoint: types.Endpoint, added_tokens: int) -> bool:

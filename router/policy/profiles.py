@@ -44,7 +44,8 @@ def default(request: types.Request, observed: types.Observed, state: int) -> typ
     """Lowest predicted cost in ms of everything that a placement does (`router.policy.scorers`). Equals are taken in turn.
 
     ms = wait for what is before it + prefill of its uncached tokens + what slower streams are worth, its own and the others'
-    + what it is worth that they stand still for its prefill + time to compute again what is evicted.
+    + what it is worth that they stand still for its prefill + how much longer those wait that come after it
+    + time to compute again what is evicted.
     """
     candidates = filters.promising(request, observed)
     matched = filters.matched_tokens(observed, candidates)
@@ -52,15 +53,18 @@ def default(request: types.Request, observed: types.Observed, state: int) -> typ
     prefills = scorers.prefill_ms(request, candidates, matched)
     streams = scorers.stream_ms(request, observed, candidates)
     stalls = scorers.stall_ms(request, observed, candidates, matched)
-    evicts = scorers.evict_ms(request, observed, candidates, matched)
-    totals = [waits[at] + prefills[at] + streams[at] + stalls[at] + evicts[at] for at in range(len(candidates))]
+    delays = scorers.delay_ms(request, observed, candidates, matched)
+    evicts = scorers.evict_ms(request, candidates, matched)
+    totals = [
+        waits[at] + prefills[at] + streams[at] + stalls[at] + delays[at] + evicts[at] for at in range(len(candidates))
+    ]
     best = pickers.lowest(totals, state)
     return types.Decision(
         candidates[best],
         matched[best],
         candidates,
-        ("wait_ms", "prefill_ms", "stream_ms", "stall_ms", "evict_ms"),
-        (waits, prefills, streams, stalls, evicts),
+        ("wait_ms", "prefill_ms", "stream_ms", "stall_ms", "delay_ms", "evict_ms"),
+        (waits, prefills, streams, stalls, delays, evicts),
         "lowest predicted cost",
         pickers.mix(state),
     )

@@ -9,17 +9,12 @@ from __future__ import annotations
 
 from router.policy import admission, types
 
-# What one ms more between tokens is worth, in ms of time to first token: the ratio of their usual targets (500 ms to 50 ms,
-# 2 s to 50 ms; the middle of 10 and 40).
-TTFT_MS_PER_ITL_MS = 20.0
-# A block that is evicted when it was just used is computed again about this many times; a conversation has a few turns.
-REUSES = 3.0
-# After this time without use half of that is left.
-REUSE_HALF_S = 300.0
+# What one ms more between tokens is worth, in ms of time to first token: the ratio of their usual targets (500 ms to 50 ms).
+TTFT_MS_PER_ITL_MS = 10.0
+# A block that is evicted is computed again about this many times; a conversation has a few turns.
+REUSES = 4.0
 # Prefills of others come in lumps, which are felt in a stream's slowest gaps: they count this often.
 LUMPS = 2.0
-# A worker is never taken for busier than this with prefills: beyond it the queue says more.
-MAX_BUSY = 0.9
 
 
 def wait_ms(request: types.Request, observed: types.Observed, candidates: list[types.Endpoint]) -> list[float]:
@@ -35,11 +30,13 @@ def wait_ms(request: types.Request, observed: types.Observed, candidates: list[t
 def _memory_ms(request: types.Request, observed: types.Observed, endpoint: types.Endpoint) -> float:
     """Time until enough of what runs has ended for this request's KV to fit, ms.
 
-    Each running sequence has on average half of its answer, and one ends every answer's length in steps over their number.
+    What runs grows: by another mean answer each (so much is left of each at any time where the lengths have no memory). One of
+    them ends every answer's length in steps over their number.
     """
     answer = observed.output_tokens
     used = admission.used_tokens(observed, endpoint)
-    lacking = used + request.prompt_tokens + answer - observed.kv_share * endpoint.capacity_tokens
+    wanted = used + request.prompt_tokens + answer * (1 + endpoint.running + endpoint.peer_running)
+    lacking = wanted - observed.kv_share * endpoint.capacity_tokens
     if lacking <= 0.0 or used <= 0.0:
         return 0.0
     return lacking / used * answer * (endpoint.step_base_ms + _decode_ms(endpoint))
@@ -72,8 +69,8 @@ def stream_ms(request: types.Request, observed: types.Observed, candidates: list
     scores: list[float] = []
     for endpoint in candidates:
         busy = (endpoint.busy_ms + endpoint.peer_busy_ms) / (types.BUSY_S * 1_000.0)
-        if busy > MAX_BUSY:
-            busy = MAX_BUSY
+        if busy > types.MAX_BUSY:
+            busy = types.MAX_BUSY
         added = _decode_ms(endpoint)
         own = added + LUMPS * (endpoint.step_base_ms + added) * busy / (1.0 - busy)
         others = (endpoint.running + endpoint.peer_running) * (endpoint.ms_per_seq + prompt * endpoint.ms_per_kv_token)
@@ -98,31 +95,40 @@ def stall_ms(
     return scores
 
 
-def evict_ms(
+def delay_ms(
     request: types.Request, observed: types.Observed, candidates: list[types.Endpoint], matched: list[int]
 ) -> list[float]:
-    """Time to compute again what this prompt pushes out of each cache, ms, weighted by how young that is.
+    """How much longer those wait together that come while the queue before this prompt is worked off, ms.
 
-    What is pushed out is taken to lie as deep in its prompt as this prompt's middle.
+    Whoever comes later finds this prompt before it. Who comes while the prompt itself is prefilled does so wherever that is.
+    """
+    followers = observed.followers_per_ms
+    if not followers:
+        return [0.0] * len(candidates)
+    prompt, now_ms = request.prompt_tokens, observed.now_ms
+    scores: list[float] = []
+    for at, endpoint in enumerate(candidates):
+        queue = endpoint.wait_ms(now_ms)
+        cached = matched[at]
+        scores.append(followers * queue * endpoint.prefill_ms(max(1, prompt - cached), cached) if queue > 0.0 else 0.0)
+    return scores
+
+
+def evict_ms(request: types.Request, candidates: list[types.Endpoint], matched: list[int]) -> list[float]:
+    """Time to compute again what this prompt pushes out of each cache, ms.
+
+    What is pushed out is taken to lie as deep in its prompt as this prompt's middle. How old it is makes no difference: where
+    it is younger the fleet is busier, and it would not have been wanted later.
     """
     prompt = request.prompt_tokens
     scores: list[float] = []
     for at, endpoint in enumerate(candidates):
         pushed = float(max(1, prompt - matched[at]))
-        weight = REUSES
-        oldest = endpoint.oldest_tick
-        if oldest is None:
+        if endpoint.oldest_tick is None:
             pushed -= endpoint.free_tokens
-        else:
-            weight = evict_weight((observed.tick - oldest) * observed.tick_s)
         cost = endpoint.ms_per_token + 0.5 * endpoint.ms_per_token2 * prompt
-        scores.append(pushed * cost * weight if pushed > 0.0 else 0.0)
+        scores.append(pushed * cost * REUSES if pushed > 0.0 else 0.0)
     return scores
-
-
-def evict_weight(age_s: float) -> float:
-    """How often a block is computed again that is evicted after `age_s` without use."""
-    return REUSES / (1.0 + age_s / REUSE_HALF_S) if age_s > 0.0 else REUSES
 
 
 def requests(candidates: list[types.Endpoint]) -> list[float]:

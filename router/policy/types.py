@@ -12,17 +12,25 @@ from penstock.api.types import EngineSpeed
 RECENT_S = 180.0
 # The same for the time that a worker's prefills take: long enough to hold several, short enough to follow a burst.
 BUSY_S = 30.0
+# An endpoint is never taken for busier than this with prefills: beyond it the queue says more.
+MAX_BUSY = 0.9
+# What an ended request says about the time per token at its endpoint counts this much; no engine is quicker than the least.
+_TOKEN_WEIGHT = 0.05
+_LEAST_TOKEN_MS = 0.1
 
 
 class Endpoint:
     """One endpoint as the router sees it now. The data plane changes it; policies only read it."""
 
     __slots__ = (
+        "arrived",
         "base_ms",
         "bit",
         "bucket",
         "busy_ms",
         "capacity_tokens",
+        "decode_since_ms",
+        "decoding",
         "free_tokens",
         "fresh_tokens",
         "held_tokens",
@@ -36,6 +44,7 @@ class Endpoint:
         "oldest_tick",
         "peer_busy_ms",
         "peer_fresh_tokens",
+        "peer_generated_tokens",
         "peer_kv_tokens",
         "peer_queued_ms",
         "peer_queued_tokens",
@@ -52,6 +61,7 @@ class Endpoint:
         "running",
         "slot",
         "step_base_ms",
+        "token_ms",
         "waiting",
     )
 
@@ -80,6 +90,10 @@ class Endpoint:
         self.held_tokens = 0
         # What they did not find cached.
         self.fresh_tokens = 0
+        # Those that generate, the sum of the times since when, and the time that each of them takes for a token, ms.
+        self.decoding = 0
+        self.decode_since_ms = 0.0
+        self.token_ms = max(speed.step_base_ms or speed.base_ms, _LEAST_TOKEN_MS)
         # The same from the other gateways, as they last said.
         self.peer_queued_tokens = 0
         self.peer_queued_ms = 0.0
@@ -87,6 +101,7 @@ class Endpoint:
         self.peer_running = 0
         self.peer_kv_tokens = 0
         self.peer_fresh_tokens = 0
+        self.peer_generated_tokens = 0
         # KV tokens that the engine holds at most; infinite while unknown.
         self.capacity_tokens = float("inf")
         # Tokens that the engine's cache takes before it evicts, as the index believes; infinite while unknown.
@@ -96,6 +111,8 @@ class Endpoint:
         # Prefills placed here, ms, with a weight that falls by 1/e in `BUSY_S`; those of the other gateways.
         self.busy_ms = 0.0
         self.peer_busy_ms = 0.0
+        # How many those were, this gateway's.
+        self.arrived = 0.0
         # What this gateway placed here: uncached tokens in all, and requests and tokens with the weight of `RECENT_S`.
         self.placed_tokens = 0
         self.recent_requests = 0.0
@@ -109,6 +126,7 @@ class Endpoint:
     def placed(self, prompt_tokens: int, uncached_tokens: int, prefill_ms: float) -> None:
         """Counts a prompt that is sent here."""
         self.busy_ms += prefill_ms
+        self.arrived += 1.0
         self.placed_tokens += uncached_tokens
         self.recent_requests += 1.0
         self.recent_prompt_tokens += prompt_tokens
@@ -117,6 +135,7 @@ class Endpoint:
     def fade(self, factor: float, busy_factor: float) -> None:
         """Takes what was placed as older: exp(-t / RECENT_S) and exp(-t / BUSY_S) for a time t."""
         self.busy_ms *= busy_factor
+        self.arrived *= busy_factor
         self.peer_busy_ms *= busy_factor
         self.recent_requests *= factor
         self.recent_prompt_tokens *= factor
@@ -136,6 +155,30 @@ class Endpoint:
     def wait_ms(self, now_ms: float) -> float:
         """Time until all prompts that are queued here are prefilled, ms."""
         return self.own_wait_ms(now_ms) + self.peer_queued_ms
+
+    def generated_tokens(self, now_ms: float) -> float:
+        """Tokens that this gateway's requests here have generated, by the time since each began to.
+
+        Half of a mean answer each would be far too little where a few answers are very long: those are who is there.
+        """
+        if not self.decoding:
+            return 0.0
+        return max(0.0, self.decoding * now_ms - self.decode_since_ms) / self.token_ms
+
+    def begin_decode(self, since_ms: float) -> None:
+        """A request here generates from now on."""
+        self.decoding += 1
+        self.decode_since_ms += since_ms
+
+    def end_decode(self, since_ms: float) -> None:
+        """One that did so since then has ended."""
+        self.decoding -= 1
+        # A sum of floats that come and go leaves a rest.
+        self.decode_since_ms = self.decode_since_ms - since_ms if self.decoding else 0.0
+
+    def learn_token_ms(self, token_ms: float) -> None:
+        """Takes the mean time per token of a request that has ended here."""
+        self.token_ms += _TOKEN_WEIGHT * (max(token_ms, _LEAST_TOKEN_MS) - self.token_ms)
 
     def requests(self) -> int:
         """Requests in flight here, from all gateways."""
@@ -185,6 +228,8 @@ class Observed:
     output_tokens: float = 256.0
     # Share of an endpoint's KV cache that requests in flight may fill.
     kv_share: float = 1.0
+    # Requests that one more ms of a queue keeps waiting: those that come to an endpoint in that time (`followers_per_ms`).
+    followers_per_ms: float = 0.0
 
 
 @final
@@ -214,6 +259,23 @@ class Decision:
         self.scores = scores
         self.reason = reason
         self.state = state
+
+
+def followers_per_ms(endpoints: Sequence[Endpoint]) -> float:
+    """Requests that come to one of these in each ms of a queue, and in the ms by which they make it longer themselves.
+
+    They come as they did lately, to all alike; what other gateways send is to this gateway's as its prefills are to these.
+    With a share b of the time taken by prefills, each ms of a queue makes it 1 / (1 - b) ms in the end.
+    """
+    arrived = own_ms = all_ms = 0.0
+    for endpoint in endpoints:
+        arrived += endpoint.arrived
+        own_ms += endpoint.busy_ms
+        all_ms += endpoint.busy_ms + endpoint.peer_busy_ms
+    if own_ms <= 0.0:
+        return 0.0
+    whole_ms = BUSY_S * 1_000.0 * len(endpoints)
+    return arrived / whole_ms * all_ms / own_ms / (1.0 - min(MAX_BUSY, all_ms / whole_ms))
 
 
 Policy = Callable[[Request, Observed, int], Decision]

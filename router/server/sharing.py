@@ -161,12 +161,12 @@ class Sharing:
             assert isinstance(backend, fleet.Backend)
             name = _name(backend)
             now = (backend.queued_tokens, backend.running, backend.kv_tokens, backend.waiting)
-            wait_ms, fresh = backend.own_wait_ms(now_ms), backend.fresh_tokens
+            more = (backend.own_wait_ms(now_ms), backend.fresh_tokens, int(backend.generated_tokens(now_ms)))
             if complete:
                 if backend.running:
-                    loads.append(wire.EndpointLoad(name, *now, wait_ms, fresh))
+                    loads.append(wire.EndpointLoad(name, *now, *more))
             elif sent.get(name, (0, 0, 0, 0)) != now:
-                loads.append(wire.EndpointLoad(name, *now, wait_ms, fresh))
+                loads.append(wire.EndpointLoad(name, *now, *more))
             if backend.running:
                 sent[name] = now
             else:
@@ -378,6 +378,7 @@ def _shift(backend: fleet.Backend, load: wire.EndpointLoad | None, sign: int) ->
         backend.peer_running += sign * load.running
         backend.peer_kv_tokens += sign * load.kv_tokens
         backend.peer_fresh_tokens += sign * load.fresh_tokens
+        backend.peer_generated_tokens += sign * load.generated_tokens
         backend.peer_waiting += sign * load.waiting
         # A sum of floats that come and go leaves a rest, which must not pass for a load.
         backend.peer_queued_ms = max(0.0, backend.peer_queued_ms + sign * load.queued_ms)

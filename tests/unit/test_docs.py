@@ -114,7 +114,8 @@ def test_the_worked_example_of_the_default_is_right() -> None:
     idle.running, idle.kv_tokens = 2, 4_000
     pair, matched = [near, idle], [6_000, 0]
     seen = policies.observed(pair)
-    seen.tick, near.oldest_tick, idle.oldest_tick = 4 * 1_800, 4 * 1_500, 0
+    near.oldest_tick, idle.oldest_tick = 0, 0
+    seen.followers_per_ms = 0.004
     asked = policy_types.Request(8_000, [], None, None)
     table = re.search(r"^\| component .*?\n\n", page("routing.md"), re.MULTILINE | re.DOTALL)
     assert table is not None
@@ -123,9 +124,10 @@ def test_the_worked_example_of_the_default_is_right() -> None:
         "prefill_ms": scorers.prefill_ms(asked, pair, matched),
         "stream_ms": scorers.stream_ms(asked, seen, pair),
         "stall_ms": scorers.stall_ms(asked, seen, pair, matched),
-        "evict_ms": scorers.evict_ms(asked, seen, pair, matched),
+        "delay_ms": scorers.delay_ms(asked, seen, pair, matched),
+        "evict_ms": scorers.evict_ms(asked, pair, matched),
     }
     for name, values in rows.items():
         assert f"| `{name}` | {values[0]:.1f} | {values[1]:.1f} |" in table[0]
     totals = [sum(values) for values in zip(*rows.values(), strict=True)]
-    assert f"| total | {totals[0]:.1f} | **{totals[1]:.1f}** |" in table[0]
+    assert f"| total | **{totals[0]:.1f}** | {totals[1]:.1f} |" in table[0]

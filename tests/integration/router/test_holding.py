@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import gateways, scripted_engine
 
-# A thousand tokens: one fits, with half of its answer, and two do not.
+# A thousand tokens: one fits, and two do not.
 LONG = "word " * 800
 
 

@@ -346,6 +346,7 @@ async def test_decisions_show_each_candidates_score(engine: scripted_engine.Scri
         "prefill_ms",
         "stream_ms",
         "stall_ms",
+        "delay_ms",
         "evict_ms",
         "total",
     }

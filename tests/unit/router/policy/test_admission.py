@@ -21,7 +21,7 @@ def endpoint(capacity: float, running: int = 0, held_tokens: int = 0) -> types.E
     ("capacity", "running", "held", "share", "room"),
     [
         (1_000, 2, 800, 1.0, True),
-        # 801 + 2 x 50 + 100 are more than 1,000.
+        # 801 + 100 that are generated + 100 are more than 1,000.
         (1_000, 2, 801, 1.0, False),
         (1_000, 2, 800, 0.9, False),
         (1_000, 2, 801, 1.1, True),
@@ -31,20 +31,45 @@ def endpoint(capacity: float, running: int = 0, held_tokens: int = 0) -> types.E
     ],
 )
 def test_room(capacity: float, running: int, held: int, share: float, room: bool) -> None:
-    """A request fits while what is in flight, half of its answers and its own new tokens are within the share."""
-    seen = policies.observed([endpoint(capacity, running, held)])
-    seen.output_tokens, seen.kv_share = 100.0, share
+    """A request fits while what is in flight, what that has generated and its own new tokens are within the share."""
+    made = endpoint(capacity, running, held)
+    if running:
+        made.token_ms = 20.0
+        made.begin_decode(1_000.0)
+        made.begin_decode(3_000.0)
+    seen = policies.observed([made])
+    seen.now_ms, seen.kv_share = 3_000.0, share
     assert admission.has_room(seen, seen.endpoints[0], 100) is room
 
 
 def test_what_peers_hold_counts() -> None:
     """The room that another gateway's requests take is taken."""
     full = endpoint(1_000)
-    full.peer_running, full.peer_fresh_tokens = 1, 900
+    full.peer_running, full.peer_fresh_tokens, full.peer_generated_tokens = 1, 900, 50
     seen = policies.observed([full])
-    seen.output_tokens, seen.kv_share = 100.0, 1.0
+    seen.kv_share = 1.0
     assert admission.has_room(seen, full, 50)
     assert not admission.has_room(seen, full, 51)
+
+
+def test_what_is_generated_is_told_by_time() -> None:
+    """Each request here generates from its first token on, at the pace of those that have ended."""
+    made = endpoint(1_000)
+    assert made.generated_tokens(5_000.0) == 0.0
+    made.token_ms = 10.0
+    made.begin_decode(1_000.0)
+    made.begin_decode(4_000.0)
+    assert made.generated_tokens(5_000.0) == 500.0
+    made.end_decode(1_000.0)
+    assert made.generated_tokens(5_000.0) == 100.0
+    assert made.generated_tokens(3_000.0) == 0.0
+    made.learn_token_ms(30.0)
+    assert made.token_ms == pytest.approx(11.0)
+    for _ in range(400):
+        made.learn_token_ms(0.0)
+    assert made.token_ms == pytest.approx(0.1, rel=1e-6)
+    made.end_decode(4_000.0)
+    assert made.generated_tokens(9_000.0) == 0.0
 
 
 def test_short_prefills_go_first_and_whoever_waits_long_before_anybody() -> None:

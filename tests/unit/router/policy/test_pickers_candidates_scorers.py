@@ -101,17 +101,17 @@ def test_waits_add_what_peers_said_and_fall_as_time_passes() -> None:
     assert loaded.bit == 8
 
 
-@pytest.mark.parametrize(("capacity", "lacking"), [(1_325.0, 0), (1_300.0, 25)])
+@pytest.mark.parametrize(("capacity", "lacking"), [(1_625.0, 0), (1_600.0, 25)])
 def test_wait_for_memory(capacity: float, lacking: int) -> None:
     """A cache that running sequences fill makes a request wait until as much of them has ended as it lacks."""
     full = busy(running=0, kv_tokens=0)
-    full.capacity_tokens = capacity
+    full.capacity_tokens, full.peer_generated_tokens = capacity, 160
     seen = policies.observed([full])
     seen.output_tokens = 70.0
-    # 4 sequences hold 60 prompt tokens and half of 70 each: 200. The request needs 1,055 + 70 more: 1,325 in all.
+    # 4 sequences hold 60 prompt tokens and 160 others: 220. They grow by 70 each, and the request needs 1,055 + 70: 1,625 in all.
     # A step takes 3 + 4 x 2 + 60 x 0.25 = 26 ms, and an answer 70 of them.
     found = scorers.wait_ms(policies.request(1_055), seen, [full])
-    assert found == pytest.approx([lacking / 200 * 70 * 26])
+    assert found == pytest.approx([lacking / 220 * 70 * 26])
 
 
 def test_prefill_takes_part_in_a_step_of_what_runs() -> None:
@@ -122,17 +122,17 @@ def test_prefill_takes_part_in_a_step_of_what_runs() -> None:
 
 
 def test_slower_streams_are_worth_their_ratio_to_first_tokens() -> None:
-    """Own steps, prefills in between, and what the others' steps become, each ms worth twenty."""
+    """Own steps, prefills in between, and what the others' steps become, each ms worth ten."""
     loaded = busy()
     step_ms = 7 * 2 + 100 * 0.25
     others_ms = 7 * (2 + 40 * 0.25)
     assert scorers.stream_ms(policies.request(40), policies.observed([loaded]), [loaded]) == pytest.approx(
-        [20 * (step_ms + others_ms)]
+        [10 * (step_ms + others_ms)]
     )
     # 10 s of prefills of this gateway and 5 s of another in 30 s: half of the time.
     loaded.busy_ms, loaded.peer_busy_ms = 10_000.0, 5_000.0
     assert scorers.stream_ms(policies.request(40), policies.observed([loaded]), [loaded]) == pytest.approx(
-        [20 * (step_ms + 2 * (3 + step_ms) + others_ms)]
+        [10 * (step_ms + 2 * (3 + step_ms) + others_ms)]
     )
 
 
@@ -142,7 +142,7 @@ def test_streams_that_stand_still_count_by_an_answers_length() -> None:
     seen = policies.observed([loaded, idle])
     seen.output_tokens = 100.0
     assert scorers.stall_ms(policies.request(140), seen, [loaded, idle], [40, 40]) == pytest.approx(
-        [20 / 100 * 7 * 50.0, 0.0]
+        [10 / 100 * 7 * 50.0, 0.0]
     )
 
 
@@ -153,21 +153,40 @@ def test_identity_is_the_same_in_every_gateway() -> None:
     assert types.Endpoint("foobar", 9, speed).identity == 0x85944171F73967E8
 
 
-def test_evicted_tokens_are_worth_less_the_older_they_are() -> None:
-    """What does not fit is computed again, three times if it was just used, half of that after five minutes."""
+def test_evicted_tokens_are_computed_again_four_times() -> None:
+    """What does not fit is computed again; where blocks are evicted already, all that is new pushes something out."""
     full = policies.endpoint(0)
-    seen = policies.observed([full])
     asked = policies.request(1_000)
-    assert scorers.evict_ms(asked, seen, [full], [0]) == [0.0]
+    assert scorers.evict_ms(asked, [full], [0]) == [0.0]
     full.free_tokens = 300.0
-    assert scorers.evict_ms(asked, seen, [full], [200]) == pytest.approx([3 * 50.0])
+    assert scorers.evict_ms(asked, [full], [200]) == pytest.approx([4 * 50.0])
     full.oldest_tick = 200
-    seen.tick = 200
-    assert scorers.evict_ms(asked, seen, [full], [200]) == pytest.approx([3 * 80.0])
-    seen.tick = 200 + 4 * 300
-    assert scorers.evict_ms(asked, seen, [full], [200]) == pytest.approx([1.5 * 80.0])
-    assert scorers.evict_ms(asked, seen, [full], [1_000]) == pytest.approx([1.5 * 0.1])
-    assert scorers.evict_weight(-1.0) == scorers.evict_weight(0.0) == scorers.REUSES
+    assert scorers.evict_ms(asked, [full], [200]) == pytest.approx([4 * 80.0])
+    assert scorers.evict_ms(asked, [full], [1_000]) == pytest.approx([4 * 0.1])
+
+
+def test_whoever_comes_later_waits_for_this_prompt_too() -> None:
+    """100 ms are queued, in which two requests come, each of which this prompt's 90 ms keep waiting; no queue, no followers."""
+    queued, idle = policies.endpoint(0), policies.endpoint(1)
+    queued.queued_ms = 100.0
+    seen = policies.observed([queued, idle])
+    asked = policies.request(1_000)
+    assert scorers.delay_ms(asked, seen, [queued, idle], [100, 0]) == [0.0, 0.0]
+    seen.followers_per_ms = 0.02
+    assert scorers.delay_ms(asked, seen, [queued, idle], [100, 0]) == pytest.approx([2 * 90.0, 0.0])
+
+
+def test_followers_come_as_requests_did_lately() -> None:
+    """Six requests and 3 s of prefills in 30 s, half of the work this gateway's: twelve in all, each ms a ninth of one longer."""
+    pair = [policies.endpoint(0), policies.endpoint(1)]
+    assert types.followers_per_ms(pair) == types.followers_per_ms([]) == 0.0
+    for endpoint in pair:
+        for _ in range(3):
+            endpoint.placed(100, 100, 500.0)
+        endpoint.peer_busy_ms = 1_500.0
+    assert types.followers_per_ms(pair) == pytest.approx(12 / 60_000 / 0.9)
+    pair[0].fade(1.0, 0.5)
+    assert pair[0].arrived == 1.5
 
 
 def test_evicted_tokens_cost_their_attention_too() -> None:
@@ -175,5 +194,4 @@ def test_evicted_tokens_cost_their_attention_too() -> None:
     speed = EngineSpeed(base_ms=1, ms_per_token=0.1, ms_per_token2=0.001)
     full = policies.endpoint(0, speed=speed)
     full.oldest_tick = 0
-    seen = policies.observed([full])
-    assert scorers.evict_ms(policies.request(400), seen, [full], [100]) == pytest.approx([3 * 300 * (0.1 + 0.2)])
+    assert scorers.evict_ms(policies.request(400), [full], [100]) == pytest.approx([4 * 300 * (0.1 + 0.2)])

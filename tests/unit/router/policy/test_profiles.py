@@ -85,17 +85,16 @@ def test_default_counts_attention_over_the_prefix_and_decoding() -> None:
     prefill_ms = 1 + 4 * 0.5 + 300 * 0.01 + 0.1 * uncached + 0.001 * uncached * (cached + uncached / 2)
     scores = {name: row[0] for name, row in zip(decision.components, decision.scores, strict=True)}
     assert scores["prefill_ms"] == pytest.approx(prefill_ms)
-    assert scores["stream_ms"] == pytest.approx(20 * (4 * 0.5 + 300 * 0.01 + 4 * (0.5 + 260 * 0.01)))
+    assert scores["stream_ms"] == pytest.approx(10 * (4 * 0.5 + 300 * 0.01 + 4 * (0.5 + 260 * 0.01)))
 
 
-@pytest.mark.parametrize(("age_s", "expected"), [(0, "w-1"), (1_800, "w-0")])
-def test_default_counts_what_it_pushes_out(age_s: int, expected: str) -> None:
-    """A full cache makes way for a free one while what it would lose is young, and not when nobody wants that any more."""
-    full, free = policies.endpoint(0), policies.endpoint(1, queued=500)
+@pytest.mark.parametrize(("queued", "expected"), [(3_000, "w-1"), (5_000, "w-0")])
+def test_default_counts_what_it_pushes_out(queued: int, expected: str) -> None:
+    """A full cache makes way for a free one until the queue there costs more than to compute again what would be lost."""
+    full, free = policies.endpoint(0), policies.endpoint(1, queued=queued)
     full.free_tokens, full.oldest_tick = 0.0, 0
     seen = policies.observed([full, free])
-    seen.tick = 4 * age_s
-    # Full: 300 ms to compute 1,000 evicted tokens again three times, 43 ms after half an hour. Free: 50 ms in the queue.
+    # Full: 400 ms to compute 1,000 evicted tokens again four times. Free: 300 or 500 ms in the queue.
     assert chosen(profiles.default, policies.request(1_000), seen) == expected
 
 
