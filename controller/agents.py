@@ -47,7 +47,7 @@ def of_worker(record: types.WorkerRecord, tls: grpcs.Tls) -> Agent:
     if record.control_port is None:
         raise errors.TerminalError(
             f"worker: the agent of {record.id!r} serves no gRPC API; on Kubernetes it does with the chart's "
-            "agents.tls, or without it: `kubectl delete pod NAME`, which drains as well"
+            "agents.tls and its Secret in the worker's namespace, or else: `kubectl delete pod NAME`, which drains as well"
         )
     host = record.endpoint.host
     return Agent(f"[{host}]:{record.control_port}" if ":" in host else f"{host}:{record.control_port}", tls)

@@ -16,7 +16,8 @@ Object = dict[str, Any]
 
 # Serve's own HTTP proxy: no request passes through it, and the engine has the usual port.
 PROXY_PORT = 8100
-_HOME = "/home/ray"
+# Not a home that an image may have Ray in.
+_HOME = "/home/penstock"
 
 
 def document(
@@ -100,7 +101,7 @@ def _pod(
 def _environment(host: pods.WorkerHost) -> list[Object]:
     """Ray's own, and the registry for the replica, which inherits it."""
     secret = {"name": host.redis_secret, "key": host.redis_key}
-    own = {"RAY_USAGE_STATS_ENABLED": "0", "HOME": _HOME, "RAY_TMPDIR": _HOME}
+    own = {"RAY_USAGE_STATS_ENABLED": "0", "HOME": _HOME, "USER": "penstock", "RAY_TMPDIR": _HOME}
     return [
         *({"name": name, "value": value} for name, value in own.items()),
         {"name": "PENSTOCK_WORKER_REDIS_URL", "valueFrom": {"secretKeyRef": secret}},

@@ -16,6 +16,7 @@ SPACE = "penstock"
 VALUES: dict[str, Any] = {
     "images": {"single": image.PENSTOCK, "pullPolicy": "Never"},
     "gateway": {"preStopSeconds": 3, "drainSeconds": 30, "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}},
+    "agents": {"tls": {"mode": "selfSigned"}},
     "controller": {"resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}},
     "operator": {"resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}},
     "redis": {

@@ -79,7 +79,11 @@ def test_a_real_vllm_answers(release: tools.Tools, cluster: session.RealCluster)
     (pod,) = installed.pods(release, "penstock.dev/deployment=real")
     assert [each["name"] for each in pod["spec"]["containers"]] == ["engine", "agent"]
     assert "vLLM" in release.kubectl("logs", pod["metadata"]["name"], "-c", "engine")
+    assert pod["spec"]["containers"][0]["securityContext"]["runAsUser"] > 0
     release.kubectl("delete", "md/real", "--timeout=120s", timeout_s=150)
+    tools.until("no Pod", lambda: release.get("pods", "-l", "penstock.dev/deployment=real") == [], 120)
+    hooks = [each for each in release.get("events") if each["reason"] == "FailedPreStopHook"]
+    assert hooks == [], "the engine's container waited for the agent"
 
 
 def test_a_worker_of_two_nodes_lives_and_ends_as_one(release: tools.Tools, kuberay_operator: None) -> None:

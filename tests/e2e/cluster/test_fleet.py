@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import collections
+import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import openai
@@ -22,6 +26,8 @@ def fleet(cluster: session.RealCluster, kube: tools.Tools) -> Iterator[tools.Too
     space = kube.within(installed.SPACE)
     with cluster.entered():
         installed.install(space, cluster.folder)
+        # From here on whatever is not as the standard has it is refused: roll-outs, upgrades, workers.
+        space.kubectl("label", "namespace", installed.SPACE, "pod-security.kubernetes.io/enforce=restricted")
         yield space
 
 
@@ -82,6 +88,24 @@ def rolled_out(fleet: tools.Tools) -> str:
     status = fleet.get("md", "tiny")["status"]
     same = status["revision"] == status["updateRevision"] and status["workers"] == "2/2"
     return str(status["revision"]) if same else ""
+
+
+def test_a_command_over_grpc_drains_a_worker(fleet: tools.Tools, tmp_path: pathlib.Path) -> None:
+    """`penstock drain --agent` with the chart's client certificate, under load: its streams end, another worker takes its place."""
+    for name, text in fleet.get("secret", "penstock-agent-client")["data"].items():
+        (tmp_path / name).write_bytes(base64.b64decode(text))
+    victim = workers(fleet)[0]
+    name, address = victim["metadata"]["name"], f"{victim['status']['podIP']}:8002"
+    files = ["--tls-ca", "ca.crt", "--tls-cert", "tls.crt", "--tls-key", "tls.key"]
+    command = [sys.executable, "-m", "controller.cli.main", "drain", name, "--agent", address]
+    with Load(installed.gateway_url(fleet), "tiny") as load:
+        open_call = subprocess.run([*command, "--tls-ca", "ca.crt"], cwd=tmp_path, capture_output=True, text=True)
+        assert open_call.returncode == 2, open_call.stderr
+        told = subprocess.run([*command, *files], cwd=tmp_path, capture_output=True, text=True)
+        assert told.returncode == 0 and told.stdout.startswith(f"{name}: "), told.stderr
+        tools.until("it is gone", lambda: victim["metadata"]["uid"] not in uids(fleet), 120)
+        tools.until("two workers again", lambda: len(uids(fleet)) == 2, 120)
+    assert load.problems == []
 
 
 def test_an_upgrade_and_its_way_back_lose_no_request(fleet: tools.Tools) -> None:
