@@ -19,7 +19,12 @@ CONTROL_PORT = 8002
 GRACE_S = 30
 _PROBE_S = 5
 # Of the engine's image, which has Python as its engine does. The agent answers within the Pod only.
-_PRE_STOP = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{AGENT_PORT}/drain')"
+_PRE_STOP = f"""import urllib.request
+try:
+    urllib.request.urlopen("http://127.0.0.1:{AGENT_PORT}/drain")
+except OSError:
+    pass  # the agent has ended: it was told as well, and there is nothing to wait for
+"""
 _USER = 65532
 # Of the engine's own files: caches of compiled kernels, settings, locks.
 _HOME = "/home/penstock"

@@ -96,6 +96,8 @@ def system() -> Layer:
     interpreter = pathlib.Path(os.path.realpath(sys.executable))
     layer.files[f"usr/local/bin/{_PYTHON}"] = interpreter
     layer.links[f"{HOME}/bin/python"] = layer.links[f"{HOME}/bin/python3"] = f"/usr/local/bin/{_PYTHON}"
+    # As images of engines have it, whose hooks call it.
+    layer.links["usr/local/bin/python3"] = _PYTHON
     library = pathlib.Path(sysconfig.get_path("stdlib"))
     for path in _files_below(library, _NOT_NEEDED):
         layer.files[f"usr/local/lib/{_PYTHON}/{path.relative_to(library)}"] = path

@@ -80,7 +80,15 @@ def test_a_real_vllm_answers(release: tools.Tools, cluster: session.RealCluster)
     assert [each["name"] for each in pod["spec"]["containers"]] == ["engine", "agent"]
     assert "vLLM" in release.kubectl("logs", pod["metadata"]["name"], "-c", "engine")
     assert pod["spec"]["containers"][0]["securityContext"]["runAsUser"] > 0
-    release.kubectl("delete", "md/real", "--timeout=120s", timeout_s=150)
+    client = openai.OpenAI(base_url=f"{installed.gateway_url(release)}/v1", api_key="none", max_retries=0)
+    messages: Any = [{"role": "user", "content": "Hello"}]
+    stream = client.chat.completions.create(
+        model="real", messages=messages, max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
+    )
+    chunks = iter(stream)
+    next(chunks)
+    release.kubectl("delete", "md/real", "--wait=false")
+    assert [each.choices[0].finish_reason for each in chunks if each.choices][-1] == "length"
     tools.until("no Pod", lambda: release.get("pods", "-l", "penstock.dev/deployment=real") == [], 120)
     hooks = [each for each in release.get("events") if each["reason"] == "FailedPreStopHook"]
     assert hooks == [], "the engine's container waited for the agent"

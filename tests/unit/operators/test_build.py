@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -85,6 +87,8 @@ def test_the_agent_finds_the_engine_and_its_blocks() -> None:
     assert type(engines.make(found)).__name__ == "BesideEngine"
     hook = engine(spec)["lifecycle"]["preStop"]["exec"]["command"]
     assert hook[:2] == ["python3", "-c"] and f"http://127.0.0.1:{found.agent_port}/drain" in hook[2]
+    ended = subprocess.run([sys.executable, *hook[1:]], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, "an agent that has ended is waited for no more"
 
 
 @pytest.mark.parametrize("kv_cache", [{"events": False}, {"prefixCaching": False}])
