@@ -90,9 +90,10 @@ class Copies:
     def workers_changed(self, namespace: str, names: set[str]) -> None:
         """The registry has changed about these workers."""
         for name in names:
-            found = self.owned[sight.POD].store.get(namespace, name)
-            if found is not None:
-                self._owned_changed(found)
+            for kind in sight.WORKERS:
+                found = self.owned[kind].store.get(namespace, name)
+                if found is not None:
+                    self._owned_changed(found)
 
     def _of(self, kind: type[base.Resource]) -> Callable[[kube.Object], None]:
         return lambda found: self._mark((kind, *cache.name_of(found)))

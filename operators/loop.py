@@ -18,7 +18,6 @@ from penstock.runtime import errors, logs, tasks
 Key = tuple[type[base.Resource], str, str]
 
 _BACKOFF_FIRST_S = 0.5
-_BACKOFF_MAX_S = 30.0
 
 
 class Operator:
@@ -34,11 +33,13 @@ class Operator:
         *,
         workers: int = 8,
         resync_s: float = 300.0,
+        backoff_max_s: float = 30.0,
         document: Callable[[type[base.Resource], str, str], kube.Object | None] | None = None,
     ) -> None:
         """`everything` gives the keys of all objects that are known, `document` the copy of one of another kind."""
         self._kube, self._reconciler, self._clock, self._metrics = client, reconciler, clock, counted
         self._everything, self._workers, self._resync_s, self._document = everything, workers, resync_s, document
+        self._backoff_max_s = backoff_max_s
         self._log = logs.get("operator")
         self.queue: queue.WorkQueue[Key] = queue.WorkQueue(clock)
         self._failures: dict[Key, int] = {}
@@ -105,8 +106,8 @@ class Operator:
             result = "retry" if retryable else "failed"
             failures = self._failures.get(key, 0) + 1
             self._failures[key] = failures
-            wait_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10))
-            wait_s = wait_s if retryable else _BACKOFF_MAX_S
+            wait_s = min(self._backoff_max_s, _BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10))
+            wait_s = wait_s if retryable else self._backoff_max_s
             said = {"kind": kind.__name__, "object": name, "namespace": namespace, "again_s": wait_s}
             if isinstance(exc, errors.PenstockError):
                 self._log.warning("pass_failed", reason=str(exc), **said)

@@ -129,6 +129,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
         copies.keys,
         workers=settings.workers,
         resync_s=settings.resync_s,
+        backoff_max_s=settings.backoff_max_s,
         document=lambda kind, namespace, name: copies.unbuilt[kind].store.get(namespace, name),
     )
     leading = Leading(operator, bid, copies, clock)

@@ -67,6 +67,9 @@ class OperatorSettings(base.Settings):
     lease: LeaseSettings = LeaseSettings()
     workers: int = Field(8, ge=1, le=256, description="Objects that are worked on at a time")
     resync_s: float = Field(300.0, ge=5, le=86_400, description="How often everything is looked at again, s")
+    backoff_max_s: float = Field(
+        30.0, ge=1, le=600, description="Longest wait before a pass that failed is made again, s"
+    )
     metrics_host: str = Field("127.0.0.1", min_length=1, description="Address of metrics and health")
     metrics_port: int | None = Field(
         None,

@@ -66,6 +66,7 @@ class Stage:
             "PENSTOCK_OPERATOR_LEASE__NAMESPACE": "ops",
             "PENSTOCK_OPERATOR_LEASE__DURATION_S": "2",
             "PENSTOCK_OPERATOR_LEASE__RENEW_S": "0.5",
+            "PENSTOCK_OPERATOR_BACKOFF_MAX_S": "1",
         }
         log = open(self._folder / f"{name}.log", "ab")  # noqa: SIM115  closed with the process
         argv = processes.die_with_parent([sys.executable, "-m", "operators"])
