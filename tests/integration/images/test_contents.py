@@ -28,8 +28,9 @@ _NAMES = ("gateway", "controller", "operator", "worker-sim")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, containers.Root]:
     """Every image's contents."""
     found = containers.images()
+    folders = [tmp_path_factory.mktemp(name) for name in _NAMES]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        made = pool.map(lambda name: containers.lay_out(found[name], tmp_path_factory.mktemp(name)), _NAMES)
+        made = pool.map(containers.lay_out, (found[name] for name in _NAMES), folders)
         return dict(zip(_NAMES, made, strict=True))
 
 
