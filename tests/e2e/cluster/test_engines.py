@@ -24,6 +24,8 @@ VLLM_ENV = {
 # float32: bfloat16 needs instructions that many CPUs lack.
 VLLM_ARGS = ["--dtype=float32", "--enforce-eager", "--max-model-len=2048", "--block-size=32"]
 VLLM_ARGS.append("--kv-cache-memory-bytes=67108864")
+# In one process: the engine and a worker process would wait for each other by spinning on a core each.
+VLLM_ARGS.append("--distributed-executor-backend=vllm.v1.executor.uniproc_executor.UniProcExecutor")
 
 
 @pytest.fixture(scope="module")
