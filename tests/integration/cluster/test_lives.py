@@ -157,5 +157,6 @@ async def test_the_end_is_that_of_an_undisturbed_life(bench: Bench, ends: dict[s
     end = await life.play(trouble)
     assert end == ends.setdefault("undisturbed", end)
     assert set(end["states"].values()) == {"ready"} and set(end["states"]) == set(end["pods"])
-    assert trouble is stalled or "not_leading" not in bench.operator.log(), "the Lease is kept where it can be"
+    if trouble in (slow, refusing):
+        assert "not_leading" not in bench.operator.log(), "calls that get through late keep the Lease"
     assert life.most == 3, "two wanted and one more while they are replaced"
