@@ -75,7 +75,8 @@ def test_a_real_vllm_answers(release: tools.Tools, cluster: session.RealCluster)
         "env": [{"name": name, "value": value} for name, value in VLLM_ENV.items()],
         "resources": {"cpu": "500m", "memory": "5Gi"},
     }
-    release.apply(deployment("real", model={"name": "real", "source": {"path": str(files)}}, engine=engine))
+    source = {"name": "real", "source": {"path": str(files)}}
+    release.apply(deployment("real", model=source, engine=engine, drain={"timeout": "100s"}))
     release.wait("--for=condition=Ready", "md/real", timeout_s=400)
     assert answer(release, "real") == answer(release, "real")
     (pod,) = installed.pods(release, "penstock.dev/deployment=real")
@@ -85,7 +86,7 @@ def test_a_real_vllm_answers(release: tools.Tools, cluster: session.RealCluster)
     client = openai.OpenAI(base_url=f"{installed.gateway_url(release)}/v1", api_key="none", max_retries=0)
     messages: Any = [{"role": "user", "content": "Hello"}]
     stream = client.chat.completions.create(
-        model="real", messages=messages, max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
+        model="real", messages=messages, max_tokens=150, stream=True, extra_body={"ignore_eos": True}
     )
     chunks = iter(stream)
     next(chunks)
