@@ -22,7 +22,7 @@ class Files:
 
 
 class Authority:
-    """A CA of its own, valid for an hour."""
+    """A CA of its own, valid for a day: a test may let an hour pass."""
 
     def __init__(self, folder: pathlib.Path, name: str = "test CA") -> None:
         self._folder = folder
@@ -67,5 +67,5 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
     )
