@@ -1,4 +1,4 @@
-"""Links with TLS: one Redis, and a cluster whose nodes are all told of by their ports with TLS."""
+"""Links with TLS: one Redis, one that Sentinels name, and a cluster whose nodes are told of by their ports with TLS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from penstock.api import wire
 from penstock.runtime import clock as clocks
-from penstock.runtime import embedded_redis, errors, redis, registry
+from penstock.runtime import embedded_redis, errors, processes, redis, registry
 from tests.support import certificates, redis_nodes, tls_front
 
 
@@ -76,6 +76,41 @@ async def test_a_server_is_checked(secured: Secured, authority: certificates.Aut
         with pytest.raises(errors.PenstockError):
             await link.start()
         await link.stop()
+
+
+async def test_sentinels_with_tls(tmp_path: pathlib.Path, authority: certificates.Authority) -> None:
+    """Sentinel and the master that it names are both spoken to with TLS, and checked."""
+    server = embedded_redis.EmbeddedRedis(tmp_path / "redis", clocks.SystemClock())
+    await server.start()
+    password = server.url.partition("://:")[2].partition("@")[0]
+    # The Sentinel itself watches the master plainly, by the port that it tells clients.
+    master = tls_front.TlsFront(authority.issue("redis"), plainly=True)
+    watch = tls_front.TlsFront(authority.issue("sentinel"))
+    master.target, watch.target = server.port, processes.free_port()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"bind 127.0.0.1\nport {watch.target}\ndir {tmp_path}\nrequirepass {password}\n"
+        f"sentinel monitor fleet 127.0.0.1 {master.port} 1\nsentinel auth-pass fleet {password}\n"
+    )
+    argv = [str(embedded_redis.find_binary()), str(config), "--sentinel"]
+    sentinel = processes.Child("sentinel", argv, log_path=tmp_path / "sentinel.log")
+    sentinel.spawn()
+    await master.start()
+    await watch.start()
+    url = f"rediss+sentinel://:{password}@127.0.0.1:{watch.port}/fleet/0"
+    link = redis.RedisLink(f"{url}?ssl_ca_certs={authority.file}", clocks.SystemClock())
+    await link.start()
+    assert await registry.RedisRegistry(link.client, wire.Keys("test")).next_incarnation()
+    assert master.clients and watch.clients
+    await link.stop()
+    unchecked = redis.RedisLink(url, clocks.SystemClock(), required_within_s=0.1)
+    with pytest.raises(errors.RetryableError):
+        await unchecked.start()
+    await unchecked.stop()
+    await master.stop()
+    await watch.stop()
+    await sentinel.stop(3.0)
+    await server.stop()
 
 
 async def test_a_cluster_with_tls(tmp_path: pathlib.Path, authority: certificates.Authority) -> None:
