@@ -90,6 +90,7 @@ PARTS = (
     ),
     Part("pause", ("pause",)),
     Part("coredns", ("coredns",)),
+    Part("netpol", ("netpol",)),
     Part(
         "kuberay",
         ("kuberay-operator",),

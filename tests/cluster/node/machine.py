@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator, Mapping
 
 # Debian's names.
-PACKAGES = ("containerd", "runc", "containernetworking-plugins", "iptables", "conntrack")
-_PROGRAMS = ("containerd", "ctr", "runc", "iptables", "ip", "unshare", "mount")
+PACKAGES = ("containerd", "runc", "containernetworking-plugins", "iptables", "ipset", "conntrack")
+_PROGRAMS = ("containerd", "ctr", "runc", "iptables", "ipset", "ip", "unshare", "mount")
 CNI = pathlib.Path("/usr/lib/cni")
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 # What kubelet wants to see; where something else stands it would change the whole machine.
