@@ -127,6 +127,7 @@ class Stream:
         self._draw = draw
         self._by_door = {link.door.name: link for link in links}
         self._due: set[str] = set()
+        self._sent_s = {link.door.name: -interval_s for link in links}
         self._encode = msgspec.msgpack.Encoder().encode
         self._report_seq = 0
         if len(links) > 1:
@@ -135,9 +136,8 @@ class Stream:
                 at(self._next_s(link), self._beat, link)
 
     def _next_s(self, link: Link) -> float:
-        """The next time at which a gateway sends; the gateways' loops are not in step."""
-        phase_s = self._interval_s * self.links.index(link) / len(self.links)
-        return phase_s + (math.floor((self._clock.now_s - phase_s) / self._interval_s) + 1) * self._interval_s
+        """When a gateway sends what it has to say: at once, or an interval after it last did."""
+        return max(self._clock.now_s, self._sent_s[link.door.name] + self._interval_s)
 
     def booked(self, door: gateways.Gateway) -> None:
         """A gateway's account has changed: it has something to say when it sends next."""
@@ -156,6 +156,7 @@ class Stream:
         if raw is None:
             return
         self.batches += 1
+        self._sent_s[link.door.name] = self._clock.now_s
         for peer in self.links:
             if peer is not link and not self._is_lost():
                 self._at(self._clock.now_s + self._delay_s, self._arrive, (peer, raw))

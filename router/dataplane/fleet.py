@@ -108,6 +108,8 @@ class Fleet:
         self.rotor = 0
         # Endpoints whose load changed since somebody last looked; `server.sharing` empties it.
         self.changed: set[types.Endpoint] = set()
+        # Called with the first of them.
+        self.on_changed: Callable[[], None] | None = None
         self._connect = connect
         self._free_slots: list[int] = []
 
@@ -216,6 +218,8 @@ class Fleet:
 
     def touch(self, backend: types.Endpoint) -> None:
         """Puts an endpoint into the class of its present load. To be called after each change of it."""
+        if not self.changed and self.on_changed is not None:
+            self.on_changed()
         self.changed.add(backend)
         load = backend.running + backend.peer_running
         load += int((backend.queued_tokens + backend.peer_queued_tokens) * backend.ms_per_token)

@@ -241,7 +241,8 @@ class Gateway:
             heapq.heappush(self._prefills, prefill)
         if not backend.waiting:
             backend.queued_ms = 0.0
-            backend.prefill_since_ms = now_ms
+            # After what the other gateways have sent there.
+            backend.prefill_since_ms = now_ms + backend.peer_queued_ms
         backend.queued_ms += prefill_ms
         backend.queued_tokens += uncached
         backend.waiting += 1

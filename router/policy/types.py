@@ -149,7 +149,10 @@ class Endpoint:
         """Time until this gateway's prompts here are prefilled, ms: what is queued less the time since that began."""
         if self.queued_ms <= 0.0:
             return 0.0
-        left = self.queued_ms - (now_ms - self.prefill_since_ms)
+        passed = now_ms - self.prefill_since_ms
+        if passed <= 0.0:
+            return self.queued_ms
+        left = self.queued_ms - passed
         return left if left > 0.0 else 0.0
 
     def wait_ms(self, now_ms: float) -> float:

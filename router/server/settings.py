@@ -51,7 +51,7 @@ class IndexSettings(base.Settings):
 class ShareSettings(base.Settings):
     """What gateways tell each other through Redis."""
 
-    interval_s: float = Field(0.02, gt=0, le=5, description="How often placements and load are sent, s")
+    interval_s: float = Field(0.02, gt=0, le=5, description="Least time between two batches of placements and load, s")
     peer_timeout_s: float = Field(3.0, gt=0.2, description="Silence after which a peer's load is forgotten, s")
 
 

@@ -74,6 +74,8 @@ class Sharing:
         self._tasks: list[asyncio.Task[None]] = []
         self._jobs: set[asyncio.Task[None]] = set()
         self._wants: str = ""
+        # Set where there is something to tell.
+        self._changed = asyncio.Event()
         self.peers: dict[str, Peer] = {}
         self.batches_sent = 0
         self.batches_taken = 0
@@ -88,6 +90,7 @@ class Sharing:
     async def start(self) -> None:
         """Starts to send and to follow. Peers answer with a snapshot as soon as they are heard."""
         self._gateway.placements = []
+        self._gateway.fleet.on_changed = self._changed.set
         self._tasks = [
             asyncio.create_task(self._send_loop(), name="share-send"),
             asyncio.create_task(self._read_loop(), name="share-read"),
@@ -96,6 +99,7 @@ class Sharing:
     async def stop(self) -> None:
         """Stops; the peers forget this gateway's load at once."""
         self._gateway.placements = None
+        self._gateway.fleet.on_changed = None
         for task in [*self._tasks, *self._jobs]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._jobs, return_exceptions=True)
@@ -107,7 +111,11 @@ class Sharing:
 
     async def _send_loop(self) -> None:
         while True:
-            await self._clock.sleep(self._interval_s)
+            # At once where nothing was told for an interval: the less is unknown, the fewer gateways choose the same endpoint.
+            with contextlib.suppress(TimeoutError):
+                due_s = self._sent_s + HEARTBEAT_S - self._clock.monotonic_s()
+                await asyncio.wait_for(self._changed.wait(), max(0.0, due_s))
+            self._changed.clear()
             self._forget_silent()
             delta = self._batch()
             if delta is None:
@@ -123,6 +131,7 @@ class Sharing:
             else:
                 self.batches_sent += 1
                 self._health.clear(degraded.SHARING_LOST)
+            await self._clock.sleep(self._interval_s)
 
     async def _add(self, delta: wire.GatewayDelta) -> None:
         await self._redis.xadd(
@@ -262,6 +271,7 @@ class Sharing:
 
     def _ask(self, source: str) -> None:
         self._wants = source
+        self._changed.set()
         self._start(self._take_snapshot(source))
 
     def _apply_loads(self, delta: wire.GatewayDelta) -> None:
