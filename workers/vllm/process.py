@@ -17,6 +17,9 @@ from workers.vllm import install
 
 _POLL_S = 0.2
 _TAIL_LINES = 40
+# Named as a class, because vLLM's CPU platform turns "uni" into "mp". There a worker process and the engine wait for each other by
+# spinning, up to a second after each message: an engine takes two cores whatever its load.
+_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
 class VllmSettings(pydantic.BaseModel):
@@ -138,6 +141,7 @@ class VllmProcess:
         arguments += ["--kv-cache-memory-bytes", str(config.kv_cache_bytes)]
         # bfloat16 needs instructions that many CPUs lack.
         arguments += ["--dtype", "float32", "--enforce-eager", "--enable-prefix-caching"]
+        arguments += ["--distributed-executor-backend", _EXECUTOR]
         arguments += ["--enable-prompt-tokens-details", "--no-enable-log-requests"]
         if config.priority_scheduling:
             arguments += ["--scheduling-policy", "priority"]
