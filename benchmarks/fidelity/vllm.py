@@ -24,6 +24,8 @@ POLICIES = ("default", "least-request", "round-robin")
 # What `vllm serve` does on a CPU where nothing is said.
 _LIMITS = ("--max-num-batched-tokens", "2048", "--max-num-seqs", "128")
 _SETTINGS: dict[str, str | int | float | bool] = {"max_model_len": 8192, "kv_cache_bytes": 1 << 27}
+# Short answers by an engine that was idle before, as in what is played: after a pause the first steps are a quarter slower.
+_LIKE_THE_PLAY = ("--pause", "0.4", "--output-tokens", "16")
 _START_S = 400.0
 # With the tiniest model the engine's Python takes all of a step, and its output waits for the interpreter's lock, often until
 # the answer's end. This one has steps of several ms in which the lock is free, as every real model has.
@@ -37,7 +39,7 @@ class Setting:
     sessions: pathlib.Path
     turns: int = 240
     output_tokens: int = 12
-    gap_s: float = 6.0
+    gap_s: float = 4.0
     gap_of_two_s: float = 4.0
     rounds: int = 2
 
@@ -89,7 +91,7 @@ async def _alone(
     ):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "controller.cli.main", "calibrate", "--target", url, "--out", str(path)),
-            *("--max-prompt", "4500", "--max-batch", "8", "--rounds", "3", *_LIMITS),
+            *("--max-prompt", "4500", "--max-batch", "8", "--rounds", "3", *_LIKE_THE_PLAY, *_LIMITS),
             stderr=asyncio.subprocess.PIPE,
         )
         _, errors = await process.communicate()

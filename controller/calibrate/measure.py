@@ -22,7 +22,7 @@ from penstock.workload import prompts, request
 _PATH = "/v1/completions"
 _PROBE_TOKENS = 64
 # With fewer chunks of each while all generate, there is no mean gap to speak of.
-_LEAST_COMMON = 16
+_LEAST_COMMON = 12
 # A quick engine ends the first answers before it begins the last: longer answers, up to so many times.
 LONGER = 8
 # Shorter prompts are computed in no time.
@@ -48,6 +48,8 @@ class Plan:
     output_tokens: int = 48
     rounds: int = 3
     timeout_s: float = 120.0
+    pause_s: float = 0.0
+    """Idle time before each measurement."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,6 +111,10 @@ class _Client:
     def prompt(self, tokens: int) -> str:
         """A text of about so many tokens, like no other."""
         return self.text(round(tokens * self._bytes_per_token))
+
+    async def rest(self) -> None:
+        """Leave the server idle for the plan's pause."""
+        await asyncio.sleep(self._plan.pause_s)
 
     async def ask(self, text: str, output_tokens: int) -> _Got:
         """One completion. Raises CalibrateError."""
@@ -204,6 +210,7 @@ async def _prefill(client: _Client, tokens: int, context: int) -> Prefill | None
     before = client.prompt(context) if context else ""
     if context:
         await client.ask(before, 1)
+    await client.rest()
     got = await client.ask(before + client.prompt(tokens), 1)
     found = got.found
     cached = found.cached_tokens or 0
@@ -221,6 +228,7 @@ async def _decode(client: _Client, batch: int, tokens: int, plan: Plan) -> Decod
             await client.ask(text, 1)
     longer = 1
     while True:
+        await client.rest()
         found = _common([got.found for got in await client.together(texts, longer * plan.output_tokens)])
         if found is not None or longer >= LONGER:
             return found

@@ -34,6 +34,11 @@ _MARGIN_TOKENS = 32
 @click.option(
     "--rounds", default=3, show_default=True, type=click.IntRange(1), help="Each point is a median of so many."
 )
+@click.option(
+    "--pause", "pause_s", default=0.25, show_default=True, type=click.FloatRange(0),
+    help="Idle time before each measurement, s. Clocks and caches that have to wake up are part of what is measured then; "
+    "0 measures a server that is never idle.",
+)  # fmt: skip
 @click.option("--kv-blocks", type=click.IntRange(1), help="KV cache, blocks.  [default: as its metrics say]")
 @click.option("--block-size", type=click.IntRange(1), help="Tokens per block.  [default: as its metrics say, else 16]")
 @click.option(
@@ -115,7 +120,7 @@ def _plan(
     batches = sorted({1 << power for power in range(largest.bit_length()) if 1 << power <= largest} | {largest})
     return measure.Plan(
         to, headers, model, lengths, [longest // 4, longest // 2], batches, [64, max(128, longest // 4)],
-        given["output_tokens"], given["rounds"], given["timeout_s"],
+        given["output_tokens"], given["rounds"], given["timeout_s"], given["pause_s"],
     )  # fmt: skip
 
 
