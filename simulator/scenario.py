@@ -94,7 +94,10 @@ class Gateways(Strict):
     count: int = Field(1, ge=1, le=64, description="Number of gateways; each request meets any of them")
     policy: str = Field(profiles.DEFAULT, description="Routing profile (docs/routing.md)")
     exchange_interval_s: float = Field(
-        router.ShareSettings().interval_s, gt=0, le=5, description="Least time between two batches of placements and loads, s"
+        router.ShareSettings().interval_s,
+        gt=0,
+        le=5,
+        description="Least time between two batches of placements and loads, s",
     )
     exchange_delay_s: float = Field(0.001, ge=0, description="How long a batch is on its way to the others, s")
     peer_timeout_s: float = Field(

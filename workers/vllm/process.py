@@ -17,8 +17,8 @@ from workers.vllm import install
 
 _POLL_S = 0.2
 _TAIL_LINES = 40
-# Named as a class, because vLLM's CPU platform turns "uni" into "mp". There a worker process and the engine wait for each other by
-# spinning, up to a second after each message: an engine takes two cores whatever its load.
+# Named as a class, because vLLM's CPU platform turns "uni" into "mp". There a worker process and the engine wait for each other
+# by spinning, up to a second after each message: an engine takes two cores whatever its load.
 _EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
