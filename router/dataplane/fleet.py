@@ -68,7 +68,7 @@ class Backend(types.Endpoint):
 class ModelPool:
     """The endpoints that serve one model name, and what is known of that model's tokens."""
 
-    __slots__ = ("bits", "bytes_per_token", "members", "model", "observed", "seed", "state")
+    __slots__ = ("bits", "bytes_per_token", "followers_tick", "members", "model", "observed", "seed", "state")
 
     def __init__(self, model: str, seed: int, shortlist: Callable[[int, int], list[types.Endpoint]]) -> None:
         self.model = model
@@ -77,6 +77,8 @@ class ModelPool:
         # All members, and the bit set of those that may take a request.
         self.members: dict[str, Backend] = {}
         self.bits = 0
+        # When it was last seen how much comes to them.
+        self.followers_tick = 0
         self.bytes_per_token = DEFAULT_BYTES_PER_TOKEN
         self.observed = types.Observed((), 0, (), [], self.tokens_at, shortlist, 0.0, 0, TICK_S, DEFAULT_OUTPUT_TOKENS)
 
@@ -217,7 +219,9 @@ class Fleet:
             backend.oldest_tick = oldest_tick
 
     def touch(self, backend: types.Endpoint) -> None:
-        """Puts an endpoint into the class of its present load. To be called after each change of it."""
+        """Puts an endpoint into the class of its present load, after each change of it; one that is gone is left out."""
+        if self.by_slot[backend.slot] is not backend:
+            return
         if not self.changed and self.on_changed is not None:
             self.on_changed()
         self.changed.add(backend)

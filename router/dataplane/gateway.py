@@ -147,6 +147,9 @@ class Gateway:
             self._settle(now_ms)
         if self.tick - self._faded_tick >= _FADE_TICKS:
             self.fade()
+        if self.tick - pool.followers_tick >= _FADE_TICKS:
+            pool.followers_tick = self.tick
+            pool.observed.followers_per_ms = types.followers_per_ms(pool.observed.endpoints)
         profile = ex.profile or self.profile_of_model.get(feature.model) or self.profile
         observed = pool.observed
         if tried & pool.bits:
@@ -233,7 +236,7 @@ class Gateway:
         ex.prompt_tokens = prompt
         ex.queued_tokens = uncached
         ex.queued_ms = prefill_ms = backend.prefill_ms(uncached, cached)
-        ex.decode_since_ms = 0.0
+        ex.decode_since_ms = -1.0
         if not ex.features.stream:
             # Only a stream says when its prefill is over; for the rest it is predicted.
             eta = now_ms + backend.wait_ms(now_ms) + backend.base_ms + prefill_ms
@@ -265,10 +268,13 @@ class Gateway:
         """The prompt of `ex` is prefilled: it decodes from now on."""
         backend = ex.backend
         if backend is not None and ex.queued_tokens:
-            self._unqueue(ex, backend)
-            ex.decode_since_ms = now_ms = self.now_ms()
-            backend.begin_decode(now_ms)
-            self.fleet.touch(backend)
+            self._decodes(ex, backend, self.now_ms())
+
+    def _decodes(self, ex: exchange.Exchange, backend: fleet.Backend, since_ms: float) -> None:
+        self._unqueue(ex, backend)
+        ex.decode_since_ms = since_ms
+        backend.begin_decode(since_ms)
+        self.fleet.touch(backend)
 
     def _unqueue(self, ex: exchange.Exchange, backend: fleet.Backend) -> None:
         """`ex` waits for its prefill no longer; what is queued behind it is begun now."""
@@ -289,7 +295,7 @@ class Gateway:
             prefill[2] = None
         if ex.queued_tokens:
             self._unqueue(ex, backend)
-        elif ex.decode_since_ms:
+        elif ex.decode_since_ms >= 0.0:
             backend.end_decode(ex.decode_since_ms)
         backend.running -= 1
         backend.kv_tokens -= ex.prompt_tokens
@@ -308,19 +314,17 @@ class Gateway:
         """Ends the predicted prefills whose time has come."""
         queue = self._prefills
         while queue and queue[0][0] <= now_ms:
-            ex = heapq.heappop(queue)[2]
-            if ex is not None:
-                self.prefilled(ex)
+            eta_ms, _, ex = heapq.heappop(queue)
+            if ex is not None and ex.backend is not None and ex.queued_tokens:
+                self._decodes(ex, ex.backend, eta_ms)
 
     def fade(self) -> None:
-        """Takes what was placed as older by the time since this was last done, and sees how much comes to each pool."""
+        """Takes what was placed as older by the time since this was last done."""
         passed_s = (self.tick - self._faded_tick) * TICK_S
         factor, busy_factor = math.exp(-passed_s / types.RECENT_S), math.exp(-passed_s / types.BUSY_S)
         self._faded_tick = self.tick
         for backend in self.fleet.backends.values():
             backend.fade(factor, busy_factor)
-        for pool in self.fleet.pools.values():
-            pool.observed.followers_per_ms = types.followers_per_ms(pool.observed.endpoints)
 
     def learn(self, ex: exchange.Exchange, backend: fleet.Backend, found: usage.Usage) -> None:
         """Takes what an engine reported of a prompt: tokens per byte, and how much was really cached."""
@@ -332,7 +336,8 @@ class Gateway:
             return
         if found.completion_tokens is not None:
             pool.learn_output(found.completion_tokens)
-            if found.completion_tokens > 1 and ex.decode_since_ms:
+            # Only a stream tells when it began to generate.
+            if feature.stream and found.completion_tokens > 1 and ex.decode_since_ms >= 0.0:
                 backend.learn_token_ms((self.now_ms() - ex.decode_since_ms) / (found.completion_tokens - 1))
         if not feature.is_tokens:
             pool.learn_ratio(len(feature.text), prompt_tokens)

@@ -17,6 +17,8 @@ MAX_BUSY = 0.9
 # What an ended request says about the time per token at its endpoint counts this much; no engine is quicker than the least.
 _TOKEN_WEIGHT = 0.05
 _LEAST_TOKEN_MS = 0.1
+# A stream counts as at most so many times slower than those before.
+_MOST_TIMES = 4.0
 
 
 class Endpoint:
@@ -111,7 +113,7 @@ class Endpoint:
         # Prefills placed here, ms, with a weight that falls by 1/e in `BUSY_S`; those of the other gateways.
         self.busy_ms = 0.0
         self.peer_busy_ms = 0.0
-        # How many those were, this gateway's.
+        # How many those were, those of the other gateways included.
         self.arrived = 0.0
         # What this gateway placed here: uncached tokens in all, and requests and tokens with the weight of `RECENT_S`.
         self.placed_tokens = 0
@@ -180,8 +182,12 @@ class Endpoint:
         self.decode_since_ms = self.decode_since_ms - since_ms if self.decoding else 0.0
 
     def learn_token_ms(self, token_ms: float) -> None:
-        """Takes the mean time per token of a request that has ended here."""
-        self.token_ms += _TOKEN_WEIGHT * (max(token_ms, _LEAST_TOKEN_MS) - self.token_ms)
+        """Takes the mean time per token of a stream that has ended here.
+
+        One that came all at once says nothing; of one that stood still (its client read no further) little is taken.
+        """
+        if token_ms >= _LEAST_TOKEN_MS:
+            self.token_ms += _TOKEN_WEIGHT * (min(token_ms, _MOST_TIMES * self.token_ms) - self.token_ms)
 
     def requests(self) -> int:
         """Requests in flight here, from all gateways."""
@@ -267,18 +273,17 @@ class Decision:
 def followers_per_ms(endpoints: Sequence[Endpoint]) -> float:
     """Requests that come to one of these in each ms of a queue, and in the ms by which they make it longer themselves.
 
-    They come as they did lately, to all alike; what other gateways send is to this gateway's as its prefills are to these.
-    With a share b of the time taken by prefills, each ms of a queue makes it 1 / (1 - b) ms in the end.
+    They come as they did lately, to all alike. With a share b of the time taken by prefills, each ms of a queue makes it
+    1 / (1 - b) ms in the end.
     """
-    arrived = own_ms = all_ms = 0.0
+    if not endpoints:
+        return 0.0
+    arrived = busy_ms = 0.0
     for endpoint in endpoints:
         arrived += endpoint.arrived
-        own_ms += endpoint.busy_ms
-        all_ms += endpoint.busy_ms + endpoint.peer_busy_ms
-    if own_ms <= 0.0:
-        return 0.0
+        busy_ms += endpoint.busy_ms + endpoint.peer_busy_ms
     whole_ms = BUSY_S * 1_000.0 * len(endpoints)
-    return arrived / whole_ms * all_ms / own_ms / (1.0 - min(MAX_BUSY, all_ms / whole_ms))
+    return arrived / whole_ms / (1.0 - min(MAX_BUSY, busy_ms / whole_ms))
 
 
 Policy = Callable[[Request, Observed, int], Decision]

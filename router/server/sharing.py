@@ -42,7 +42,8 @@ class Peer:
     epoch: int
     seq: int
     heard_s: float
-    loads: dict[str, wire.EndpointLoad]
+    # By endpoint: what it has in flight there, and on which backend that is counted.
+    loads: dict[str, tuple[fleet.Backend, wire.EndpointLoad]]
 
 
 class Sharing:
@@ -112,9 +113,10 @@ class Sharing:
     async def _send_loop(self) -> None:
         while True:
             # At once where nothing was told for an interval: the less is unknown, the fewer gateways choose the same endpoint.
+            due_s = self._sent_s + HEARTBEAT_S - self._clock.monotonic_s()
             with contextlib.suppress(TimeoutError):
-                due_s = self._sent_s + HEARTBEAT_S - self._clock.monotonic_s()
-                await asyncio.wait_for(self._changed.wait(), max(0.0, due_s))
+                async with asyncio.timeout(max(0.001, due_s)):
+                    await self._changed.wait()
             self._changed.clear()
             self._forget_silent()
             delta = self._batch()
@@ -127,6 +129,7 @@ class Sharing:
                 self._log.debug("share_failed", reason=str(exc))
                 # Peers see the missing number and ask for the whole index.
                 self._sent.clear()
+                self._wants = self._wants or delta.wants_snapshot_of
                 await self._clock.sleep(0.2)
             else:
                 self.batches_sent += 1
@@ -228,6 +231,7 @@ class Sharing:
             backend = endpoints.get(placement.endpoint.rpartition("/")[0])
             if backend is not None and _name(backend) == placement.endpoint:
                 backend.peer_busy_ms += placement.prefill_ms
+                backend.arrived += 1.0
                 self._gateway.fleet.cached(backend, blocks.unpack(placement.hashes), self._gateway.tick)
         if delta.wants_snapshot_of == self._gateway.id:
             self._start(self._give_snapshot(delta.source))
@@ -284,26 +288,21 @@ class Sharing:
         else:
             changes = delta.loads
         for load in changes:
-            before = peer.loads.get(load.endpoint)
+            before = peer.loads.pop(load.endpoint, None)
+            if before is not None:
+                _shift(*before, -1)
+                endpoints.touch(before[0])
             backend = endpoints.backends.get(load.endpoint.rpartition("/")[0])
-            if backend is not None and _name(backend) == load.endpoint:
-                _shift(backend, before, -1)
+            # One that is not known here yet is taken in with the next complete batch after it is.
+            if load.running and backend is not None and _name(backend) == load.endpoint:
                 _shift(backend, load, 1)
+                peer.loads[load.endpoint] = (backend, load)
                 endpoints.touch(backend)
-            elif before is None:
-                # Not known here yet: taken in with the next complete batch after it is.
-                continue
-            if load.running:
-                peer.loads[load.endpoint] = load
-            else:
-                peer.loads.pop(load.endpoint, None)
 
     def _drop_loads(self, peer: Peer) -> None:
-        for name, load in peer.loads.items():
-            backend = self._gateway.fleet.backends.get(name.rpartition("/")[0])
-            if backend is not None and _name(backend) == name:
-                _shift(backend, load, -1)
-                self._gateway.fleet.touch(backend)
+        for backend, load in peer.loads.values():
+            _shift(backend, load, -1)
+            self._gateway.fleet.touch(backend)
         peer.loads = {}
 
     def _forget_silent(self) -> None:
@@ -382,13 +381,12 @@ def _name(backend: fleet.Backend) -> str:
     return wire.endpoint_key(backend.id, backend.record.incarnation)
 
 
-def _shift(backend: fleet.Backend, load: wire.EndpointLoad | None, sign: int) -> None:
-    if load is not None:
-        backend.peer_queued_tokens += sign * load.queued_tokens
-        backend.peer_running += sign * load.running
-        backend.peer_kv_tokens += sign * load.kv_tokens
-        backend.peer_fresh_tokens += sign * load.fresh_tokens
-        backend.peer_generated_tokens += sign * load.generated_tokens
-        backend.peer_waiting += sign * load.waiting
-        # A sum of floats that come and go leaves a rest, which must not pass for a load.
-        backend.peer_queued_ms = max(0.0, backend.peer_queued_ms + sign * load.queued_ms)
+def _shift(backend: fleet.Backend, load: wire.EndpointLoad, sign: int) -> None:
+    backend.peer_queued_tokens += sign * load.queued_tokens
+    backend.peer_running += sign * load.running
+    backend.peer_kv_tokens += sign * load.kv_tokens
+    backend.peer_fresh_tokens += sign * load.fresh_tokens
+    backend.peer_generated_tokens += sign * load.generated_tokens
+    backend.peer_waiting += sign * load.waiting
+    # A sum of floats that come and go leaves a rest, which must not pass for a load.
+    backend.peer_queued_ms = max(0.0, backend.peer_queued_ms + sign * load.queued_ms)

@@ -177,14 +177,14 @@ def test_whoever_comes_later_waits_for_this_prompt_too() -> None:
 
 
 def test_followers_come_as_requests_did_lately() -> None:
-    """Six requests and 3 s of prefills in 30 s, half of the work this gateway's: twelve in all, each ms a ninth of one longer."""
+    """Six requests and 6 s of prefills in 60 s of two endpoints, other gateways' included: each ms of a queue is a ninth longer."""
     pair = [policies.endpoint(0), policies.endpoint(1)]
     assert types.followers_per_ms(pair) == types.followers_per_ms([]) == 0.0
     for endpoint in pair:
         for _ in range(3):
             endpoint.placed(100, 100, 500.0)
         endpoint.peer_busy_ms = 1_500.0
-    assert types.followers_per_ms(pair) == pytest.approx(12 / 60_000 / 0.9)
+    assert types.followers_per_ms(pair) == pytest.approx(6 / 60_000 / 0.9)
     pair[0].fade(1.0, 0.5)
     assert pair[0].arrived == 1.5
 
