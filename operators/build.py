@@ -21,7 +21,8 @@ _PROBE_S = 5
 # Of the engine's image, which has Python as its engine does. The agent answers within the Pod only.
 _PRE_STOP = f"""import urllib.request
 try:
-    urllib.request.urlopen("http://127.0.0.1:{AGENT_PORT}/drain")
+    # No proxy of the engine's environment between.
+    urllib.request.build_opener(urllib.request.ProxyHandler({{}})).open("http://127.0.0.1:{AGENT_PORT}/drain")
 except OSError:
     pass  # the agent has ended: it was told as well, and there is nothing to wait for
 """

@@ -55,7 +55,7 @@ class _Exchange:
         self.backend: fleet.Backend | None = None
         self.prefill = None
         self.predicted_cached = self.prompt_tokens = self.queued_tokens = 0
-        self.queued_ms = self.sent_ms = 0.0
+        self.queued_ms = self.decode_since_ms = 0.0
 
 
 def _gateway(endpoints: int, budget_bytes: int, policy: str) -> tuple[gateway.Gateway, _Clock]:

@@ -165,8 +165,8 @@ async def _run(client: aioredis.Redis, *args: Any, **options: Any) -> Any:
 
 
 def _told(exc: exceptions.AskError, asked: Address) -> Address:
-    """Where a redirection leads. A node that does not know its own address leaves it out: it is the one that was asked."""
-    return (exc.host or asked[0], exc.port)
+    """Where a redirection leads. A node that does not know its own name leaves it out or says "?": it is the one asked."""
+    return (asked[0] if exc.host in ("", "?") else exc.host, exc.port)
 
 
 def _key_of(args: Sequence[Any]) -> bytes:

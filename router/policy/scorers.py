@@ -35,11 +35,12 @@ def _memory_ms(request: types.Request, observed: types.Observed, endpoint: types
     """
     answer = observed.output_tokens
     used = admission.used_tokens(observed, endpoint)
-    wanted = used + request.prompt_tokens + answer * (1 + endpoint.running + endpoint.peer_running)
+    grown = used + answer * (endpoint.running + endpoint.peer_running)
+    wanted = grown + request.prompt_tokens + answer
     lacking = wanted - observed.kv_share * endpoint.capacity_tokens
     if lacking <= 0.0 or used <= 0.0:
         return 0.0
-    return lacking / used * answer * (endpoint.step_base_ms + _decode_ms(endpoint))
+    return lacking / grown * answer * (endpoint.step_base_ms + _decode_ms(endpoint))
 
 
 def _decode_ms(endpoint: types.Endpoint) -> float:

@@ -108,10 +108,10 @@ def test_wait_for_memory(capacity: float, lacking: int) -> None:
     full.capacity_tokens, full.peer_generated_tokens = capacity, 160
     seen = policies.observed([full])
     seen.output_tokens = 70.0
-    # 4 sequences hold 60 prompt tokens and 160 others: 220. They grow by 70 each, and the request needs 1,055 + 70: 1,625 in all.
+    # 4 sequences hold 60 prompt tokens and 160 others: 220. They grow by 70 each to 500, and the request needs 1,055 + 70: 1,625 in all.
     # A step takes 3 + 4 x 2 + 60 x 0.25 = 26 ms, and an answer 70 of them.
     found = scorers.wait_ms(policies.request(1_055), seen, [full])
-    assert found == pytest.approx([lacking / 220 * 70 * 26])
+    assert found == pytest.approx([lacking / 500 * 70 * 26])
 
 
 def test_prefill_takes_part_in_a_step_of_what_runs() -> None:
