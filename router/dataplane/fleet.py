@@ -209,14 +209,14 @@ class Fleet:
         self.index.set_capacity(backend.slot, None if tokens is None else int(tokens * ratio))
         backend.capacity_tokens = backend.free_tokens = float("inf") if tokens is None else float(tokens)
 
-    def cached(self, backend: Backend, hashes: list[int], tick: int) -> None:
-        """The endpoint has, or is about to compute, these blocks. `tick` counts `TICK_S`."""
+    def cached(self, backend: Backend, hashes: list[int]) -> None:
+        """The endpoint has, or is about to compute, these blocks."""
         index = self.index
-        index.insert(backend.slot, hashes, tick)
-        room_bytes, oldest_tick = index.room_of(backend.slot)
+        index.insert(backend.slot, hashes)
+        room_bytes, evicts = index.room_of(backend.slot)
         if room_bytes is not None and backend.pools:
             backend.free_tokens = room_bytes / backend.pools[0].bytes_per_token
-            backend.oldest_tick = oldest_tick
+            backend.evicts = evicts
 
     def touch(self, backend: types.Endpoint) -> None:
         """Puts an endpoint into the class of its present load, after each change of it; one that is gone is left out."""

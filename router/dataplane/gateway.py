@@ -168,7 +168,6 @@ class Gateway:
         else:
             observed.levels = [(0, observed.bits)]
         observed.now_ms = now_ms
-        observed.tick = self.tick
         share = self.limits.kv_share
         observed.kv_share = share if share > 0.0 else 1.0
         request = types.Request(prompt_tokens, ex.hashes, ex.session, feature.max_tokens)
@@ -259,7 +258,7 @@ class Gateway:
         backend.active.add(ex)
         hashes = ex.hashes
         if hashes:
-            self.fleet.cached(backend, hashes, self.tick)
+            self.fleet.cached(backend, hashes)
             if self.placements is not None:
                 self.placements.append((backend, hashes, prefill_ms))
         self.fleet.touch(backend)

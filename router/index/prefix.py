@@ -22,19 +22,19 @@ _LOOKED_AT = 16
 class EndpointBlocks:
     """One endpoint's share of the index."""
 
-    __slots__ = ("bit", "capacity_bytes", "held_bytes", "limit_bytes", "lru", "oldest_tick")
+    __slots__ = ("bit", "capacity_bytes", "evicts", "held_bytes", "limit_bytes", "lru")
 
     def __init__(self, bit: int, capacity_bytes: int | None) -> None:
         self.bit = bit
-        # hash -> tick of its last use << 16 | bytes of text that the block covers; oldest first.
+        # hash -> bytes of text that the block covers; least recently used first.
         self.lru: dict[int, int] = {}
         self.held_bytes = 0
         # What the engine can hold, in bytes of text; None while unknown.
         self.capacity_bytes = capacity_bytes
         # What is kept of it: shrinks while the engine reports fewer cached tokens than the index predicts.
         self.limit_bytes = capacity_bytes
-        # When the oldest block that was left by the last eviction had been used; None while nothing was evicted.
-        self.oldest_tick: int | None = None
+        # Whether it has evicted anything yet.
+        self.evicts = False
 
 
 def _blocks_held(held: EndpointBlocks) -> int:
@@ -51,8 +51,6 @@ class PrefixIndex:
         self.budget_entries = budget_bytes // BYTES_PER_ENTRY
         self.entries = 0
         self.evictions = 0
-        # The last tick that an insert came with.
-        self.tick = 0
         self._size_of = size_of
         self._holders: dict[int, int] = {}
         self._endpoints: dict[int, EndpointBlocks] = {}
@@ -117,11 +115,8 @@ class PrefixIndex:
         levels.append((depth, left))
         return levels
 
-    def insert(self, slot: int, hashes: list[int], tick: int = 0) -> None:
-        """The endpoint in `slot` now has (or will have, when it has computed them) these blocks, most recently used.
-
-        `tick` is a coarse time of the caller's, which tells how old blocks are when they are evicted.
-        """
+    def insert(self, slot: int, hashes: list[int]) -> None:
+        """The endpoint in `slot` now has (or will have, when it has computed them) these blocks, most recently used."""
         held = self._endpoints[slot]
         bit = held.bit
         lru = held.lru
@@ -131,21 +126,19 @@ class PrefixIndex:
         added = added_bytes = 0
         size_of = self._size_of
         position = len(hashes)
-        stamp = tick << 16
         for block in reversed(hashes):
             position -= 1
             size = size_of(position)
             known = pop(block, 0)
             if known:
                 # A snapshot's blocks came without their sizes.
-                added_bytes += size - (known & 0xFFFF)
+                added_bytes += size - known
             else:
                 added += 1
                 added_bytes += size
                 before = get(block)
                 holders[block] = bit if before is None else before | bit
-            lru[block] = stamp | size
-        self.tick = tick
+            lru[block] = size
         if added or added_bytes:
             self.entries += added
             held.held_bytes += added_bytes
@@ -187,12 +180,10 @@ class PrefixIndex:
         held = self._endpoints[slot]
         return held.held_bytes / held.capacity_bytes if held.capacity_bytes else None
 
-    def room_of(self, slot: int) -> tuple[int | None, int | None]:
-        """Bytes of text that the endpoint takes before it evicts (None: unknown), and since when it has not used what it
-        would evict, in the caller's ticks (None: it has not evicted yet).
-        """
+    def room_of(self, slot: int) -> tuple[int | None, bool]:
+        """Bytes of text that the endpoint takes before it evicts (None: unknown), and whether it has evicted anything yet."""
         held = self._endpoints[slot]
-        return None if held.limit_bytes is None else held.limit_bytes - held.held_bytes, held.oldest_tick
+        return None if held.limit_bytes is None else held.limit_bytes - held.held_bytes, held.evicts
 
     def export(self, slot: int) -> list[int]:
         """The endpoint's blocks, least recently used first."""
@@ -206,7 +197,7 @@ class PrefixIndex:
         for block in hashes:
             if block not in newer:
                 # A snapshot does not carry positions: the middle size is the least wrong.
-                held.lru[block] = self.tick << 16 | 256
+                held.lru[block] = 256
                 held.held_bytes += 256
                 self.entries += 1
                 self._holders[block] = self._holders.get(block, 0) | held.bit
@@ -258,14 +249,12 @@ class PrefixIndex:
         holders = self._holders
         inverse = ~held.bit
         doomed: list[int] = []
-        for block, stamped in lru.items():
+        for block, size in lru.items():
             if len(doomed) >= count or held.held_bytes <= until_bytes:
-                held.oldest_tick = stamped >> 16
                 break
             doomed.append(block)
-            held.held_bytes -= stamped & 0xFFFF
-        else:
-            held.oldest_tick = self.tick
+            held.held_bytes -= size
+        held.evicts = True
         for block in doomed:
             del lru[block]
             left = holders[block] & inverse

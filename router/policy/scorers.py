@@ -125,7 +125,7 @@ def evict_ms(request: types.Request, candidates: list[types.Endpoint], matched: 
     scores: list[float] = []
     for at, endpoint in enumerate(candidates):
         pushed = float(max(1, prompt - matched[at]))
-        if endpoint.oldest_tick is None:
+        if not endpoint.evicts:
             pushed -= endpoint.free_tokens
         cost = endpoint.ms_per_token + 0.5 * endpoint.ms_per_token2 * prompt
         scores.append(pushed * cost * REUSES if pushed > 0.0 else 0.0)

@@ -33,6 +33,7 @@ class Endpoint:
         "capacity_tokens",
         "decode_since_ms",
         "decoding",
+        "evicts",
         "free_tokens",
         "fresh_tokens",
         "held_tokens",
@@ -43,7 +44,6 @@ class Endpoint:
         "ms_per_seq",
         "ms_per_token",
         "ms_per_token2",
-        "oldest_tick",
         "peer_busy_ms",
         "peer_fresh_tokens",
         "peer_generated_tokens",
@@ -108,8 +108,8 @@ class Endpoint:
         self.capacity_tokens = float("inf")
         # Tokens that the engine's cache takes before it evicts, as the index believes; infinite while unknown.
         self.free_tokens = float("inf")
-        # When the block that it evicts next was last used, by the gateway's ticks; None while it has not evicted.
-        self.oldest_tick: int | None = None
+        # Whether it has evicted anything yet.
+        self.evicts = False
         # Prefills placed here, ms, with a weight that falls by 1/e in `BUSY_S`; those of the other gateways.
         self.busy_ms = 0.0
         self.peer_busy_ms = 0.0
@@ -229,10 +229,8 @@ class Observed:
     levels: list[tuple[int, int]]
     tokens_at: Callable[[int], int]
     shortlist: Callable[[int, int], list[Endpoint]]
-    # The caller's clock: ms, and coarse ticks of so many seconds.
+    # The caller's clock, ms.
     now_ms: float = 0.0
-    tick: int = 0
-    tick_s: float = 0.25
     # Tokens that an answer of this model has, on average.
     output_tokens: float = 256.0
     # Share of an endpoint's KV cache that requests in flight may fill.

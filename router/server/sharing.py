@@ -232,7 +232,7 @@ class Sharing:
             if backend is not None and _name(backend) == placement.endpoint:
                 backend.peer_busy_ms += placement.prefill_ms
                 backend.arrived += 1.0
-                self._gateway.fleet.cached(backend, blocks.unpack(placement.hashes), self._gateway.tick)
+                self._gateway.fleet.cached(backend, blocks.unpack(placement.hashes))
         if delta.wants_snapshot_of == self._gateway.id:
             self._start(self._give_snapshot(delta.source))
 

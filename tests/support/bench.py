@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from operators import sight
 from penstock.api import types, wire
@@ -14,6 +16,8 @@ from penstock.runtime import embedded_redis, registry
 from penstock.runtime import redis as redis_link
 from tests.cluster import api, control_plane, faults
 from tests.support.operator_process import OperatorProcess, until
+
+_NUMBERS = itertools.count(1)
 
 
 class Bench:
@@ -103,3 +107,15 @@ class Bench:
     async def states(self) -> dict[str, str]:
         """What the registry says."""
         return {each.record.id: str(each.record.state) for each in await self.registry.snapshot()}
+
+
+@contextlib.asynccontextmanager
+async def running(folder: pathlib.Path, plane: control_plane.ControlPlane) -> AsyncIterator[Bench]:
+    """A bench that has started, in a namespace of its own; afterwards the control plane is whole again."""
+    found = Bench(folder, plane, f"penstock-bench-{os.getpid()}-{next(_NUMBERS)}")
+    try:
+        await found.start()
+        yield found
+    finally:
+        plane.mend()
+        await found.stop()

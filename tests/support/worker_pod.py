@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pathlib
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
+
+import httpx
 
 from penstock.api import types, wire
 from penstock.runtime import clock as clocks
@@ -58,6 +62,18 @@ class Pod:
             )
         self.running.append(started)
         return started
+
+    @contextlib.asynccontextmanager
+    async def stream(self) -> AsyncIterator[AsyncIterator[str]]:
+        """Lines of an answer of the engine's that takes a while, of which one has come."""
+        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        async with (
+            httpx.AsyncClient(trust_env=False, timeout=60) as client,
+            client.stream("POST", url, json=BODY) as stream,
+        ):
+            lines = stream.aiter_lines()
+            await anext(lines)
+            yield lines
 
     async def record(self) -> types.WorkerRecord | None:
         """What is registered."""

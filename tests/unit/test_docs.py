@@ -114,7 +114,7 @@ def test_the_worked_example_of_the_default_is_right() -> None:
     idle.running, idle.kv_tokens = 2, 4_000
     pair, matched = [near, idle], [6_000, 0]
     seen = policies.observed(pair)
-    near.oldest_tick, idle.oldest_tick = 0, 0
+    near.evicts = idle.evicts = True
     seen.followers_per_ms = 0.004
     asked = policy_types.Request(8_000, [], None, None)
     table = re.search(r"^\| component .*?\n\n", page("routing.md"), re.MULTILINE | re.DOTALL)

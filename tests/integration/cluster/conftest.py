@@ -15,6 +15,7 @@ import yaml
 from operators import kube
 from penstock.api.crds import schema
 from tests.cluster import api, binaries, control_plane
+from tests.support import bench as benches
 from tests.support import custom_resources
 from tests.support.bench import Bench
 from tests.support.stage import Stage
@@ -124,10 +125,5 @@ def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[control_plan
 @pytest_asyncio.fixture
 async def bench(tmp_path: pathlib.Path, breakable: control_plane.ControlPlane) -> AsyncIterator[Bench]:
     """A namespace on it, with an operator process behind a proxy."""
-    found = Bench(tmp_path, breakable, f"penstock-bench-{os.getpid()}-{next(_NUMBERS)}")
-    try:
-        await found.start()
+    async with benches.running(tmp_path, breakable) as found:
         yield found
-    finally:
-        breakable.mend()
-        await found.stop()

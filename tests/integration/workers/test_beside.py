@@ -65,13 +65,7 @@ async def test_a_drain_waits_for_the_last_stream(pod: Pod, by: str) -> None:
     engine = await pod.engine()
     agent = await pod.agent(drain_s=60.0)
     await pod.until(types.WorkerState.READY)
-    url = f"http://127.0.0.1:{pod.port}/v1/chat/completions"
-    async with (
-        httpx.AsyncClient(trust_env=False, timeout=60) as client,
-        client.stream("POST", url, json=BODY) as stream,
-    ):
-        lines = stream.aiter_lines()
-        await anext(lines)
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client, pod.stream() as lines:
         hook: asyncio.Task[httpx.Response] | None = None
         if by == "registry":
             await pod.registry.set_state("m-0", None, types.WorkerState.DRAINING)

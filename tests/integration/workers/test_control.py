@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import pathlib
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-import httpx
 import pydantic
 import pytest
 import pytest_asyncio
@@ -23,7 +21,7 @@ from penstock.api.proto import agent_pb2, agent_pb2_grpc
 from penstock.runtime import clock as clocks
 from penstock.runtime import embedded_redis, errors, grpcs, processes
 from tests.support import certificates
-from tests.support.worker_pod import BODY, Pod
+from tests.support.worker_pod import Pod
 
 
 class Bench:
@@ -62,18 +60,6 @@ class Bench:
         found = await self.pod.record()
         return found is not None and found.state is types.WorkerState.READY
 
-    @contextlib.asynccontextmanager
-    async def stream(self) -> AsyncIterator[AsyncIterator[str]]:
-        """Lines of an answer that takes a while, of which one has come."""
-        url = f"http://127.0.0.1:{self.pod.port}/v1/chat/completions"
-        async with (
-            httpx.AsyncClient(trust_env=False, timeout=60) as client,
-            client.stream("POST", url, json=BODY) as stream,
-        ):
-            lines = stream.aiter_lines()
-            await anext(lines)
-            yield lines
-
 
 @pytest_asyncio.fixture
 async def bench(tmp_path: pathlib.Path) -> AsyncIterator[Bench]:
@@ -92,7 +78,7 @@ async def test_a_drain_waits_for_the_last_stream(bench: Bench) -> None:
     agent = await bench.start(drain_s=60.0)
     before = await bench.agent.status("m-0")
     assert (before.state, before.HasField("drain_left_s")) == ("ready", False)
-    async with bench.stream() as lines:
+    async with bench.pod.stream() as lines:
         told = await bench.agent.drain("m-0")
         assert told.state in ("ready", "draining") and 0 < told.drain_left_s <= 60
         await bench.pod.until(types.WorkerState.DRAINING)
@@ -111,7 +97,7 @@ async def test_a_drain_waits_for_the_last_stream(bench: Bench) -> None:
 async def test_the_deadline_of_the_command_holds(bench: Bench) -> None:
     """A later command with an earlier deadline ends a drain that would go on: the worker is gone, with its stream still open."""
     agent = await bench.start(drain_s=600.0)
-    async with bench.stream():
+    async with bench.pod.stream():
         await bench.agent.drain("m-0", 500.0)
         told = await bench.agent.drain("m-0", 0.2)
         assert told.drain_left_s <= 0.2
@@ -180,7 +166,7 @@ async def test_penstock_drain_reaches_it_through_the_controller(bench: Bench) ->
     life, server = main.build(config)
     await life.start()
     try:
-        async with bench.stream() as lines:
+        async with bench.pod.stream() as lines:
             await until_told(server.address, "m-0")
             said = await penstock("drain", "m-0", "--timeout", "60", "--controller", server.address)
             assert said in ((0, "m-0: ready"), (0, "m-0: draining"))

@@ -45,7 +45,6 @@ class Index(RuleBasedStateMachine):
         # Oldest first, as the engine would evict.
         self.model: dict[int, list[int]] = {}
         self.capacity: dict[int, int | None] = {}
-        self.tick = 0
 
     def take_over(self) -> None:
         """What is left of each endpoint is the youngest part of what the model has."""
@@ -70,9 +69,8 @@ class Index(RuleBasedStateMachine):
     def insert(self, data: st.DataObject, hashes: list[int]) -> None:
         """A prompt's blocks become the youngest, its tail the oldest of them."""
         slot = data.draw(st.sampled_from(sorted(self.model)))
-        self.tick += 1
         before = {other: len(order) for other, order in self.model.items()}
-        self.index.insert(slot, hashes, self.tick)
+        self.index.insert(slot, hashes)
         self.model[slot] = [block for block in self.model[slot] if block not in hashes] + hashes[::-1]
         if self.capacity[slot] is None and sum(before.values()) + len(hashes) <= self.budget and not self.shrunk(slot):
             assert self.index.export(slot) == self.model[slot], "nothing is dropped while there is room"

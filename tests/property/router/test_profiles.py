@@ -29,7 +29,7 @@ def pools(draw: st.DrawFn) -> tuple[types.Observed, types.Request]:
         endpoint.free_tokens = draw(st.sampled_from([math.inf, 0.0, 100_000.0]))
         if draw(st.booleans()):
             endpoint.placed(draw(TOKENS), draw(TOKENS), float(draw(TOKENS)))
-            endpoint.oldest_tick = draw(st.integers(0, 10_000))
+            endpoint.evicts = draw(st.booleans())
         endpoint.prefill_since_ms = draw(st.floats(0, 1e6))
         endpoint.peer_queued_ms, endpoint.peer_busy_ms = draw(st.floats(0, 1e6)), draw(st.floats(0, 1e6))
         depths[slot] = draw(st.integers(0, hashes))

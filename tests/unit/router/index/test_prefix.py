@@ -8,11 +8,11 @@ from router.index import blocks, prefix
 
 
 def filled(capacity: int | None = None, prompts: int = 10, count: int = 20) -> prefix.PrefixIndex:
-    """An index whose slot 0 has had some prompts, one tick apart."""
+    """An index whose slot 0 has had some prompts, one after the other."""
     index = prefix.PrefixIndex(1 << 20)
     index.add_endpoint(0, capacity)
     for number in range(prompts):
-        index.insert(0, [number * 1_000 + position + 1 for position in range(count)], number)
+        index.insert(0, [number * 1_000 + position + 1 for position in range(count)])
     return index
 
 
@@ -82,15 +82,12 @@ def test_a_snapshots_sizes_are_put_right_by_use() -> None:
     assert index.fill_of(0) == blocks.end_of(80) / 100_000
 
 
-def test_room_and_age_of_what_goes() -> None:
-    """The index says how much fits before something is evicted, and since when that was not used."""
+def test_room_and_whether_anything_went() -> None:
+    """The index says how much fits before something is evicted, and whether that has happened."""
     index = filled(capacity=2 * blocks.end_of(20) + 50, prompts=2)
-    assert index.room_of(0) == (50, None)
-    index.insert(0, [50_000 + position for position in range(20)], 40)
-    # The first prompt is gone; what is left of the second was used at tick 1.
-    assert index.room_of(0)[1] == 1
-    index.insert(0, [90_000 + position for position in range(60)], 50)
-    assert index.room_of(0)[1] == 50
+    assert index.room_of(0) == (50, False)
+    index.insert(0, [50_000 + position for position in range(20)])
+    assert index.room_of(0)[1]
 
 
 def test_budget_is_taken_from_those_that_hold_most() -> None:

@@ -160,7 +160,7 @@ def test_evicted_tokens_are_computed_again_four_times() -> None:
     assert scorers.evict_ms(asked, [full], [0]) == [0.0]
     full.free_tokens = 300.0
     assert scorers.evict_ms(asked, [full], [200]) == pytest.approx([4 * 50.0])
-    full.oldest_tick = 200
+    full.evicts = True
     assert scorers.evict_ms(asked, [full], [200]) == pytest.approx([4 * 80.0])
     assert scorers.evict_ms(asked, [full], [1_000]) == pytest.approx([4 * 0.1])
 
@@ -193,5 +193,5 @@ def test_evicted_tokens_cost_their_attention_too() -> None:
     """What is pushed out is taken to lie as deep as this prompt's middle."""
     speed = EngineSpeed(base_ms=1, ms_per_token=0.1, ms_per_token2=0.001)
     full = policies.endpoint(0, speed=speed)
-    full.oldest_tick = 0
+    full.evicts = True
     assert scorers.evict_ms(policies.request(400), [full], [100]) == pytest.approx([4 * 300 * (0.1 + 0.2)])

@@ -92,7 +92,7 @@ def test_default_counts_attention_over_the_prefix_and_decoding() -> None:
 def test_default_counts_what_it_pushes_out(queued: int, expected: str) -> None:
     """A full cache makes way for a free one until the queue there costs more than to compute again what would be lost."""
     full, free = policies.endpoint(0), policies.endpoint(1, queued=queued)
-    full.free_tokens, full.oldest_tick = 0.0, 0
+    full.free_tokens, full.evicts = 0.0, True
     seen = policies.observed([full, free])
     # Full: 400 ms to compute 1,000 evicted tokens again four times. Free: 300 or 500 ms in the queue.
     assert chosen(profiles.default, policies.request(1_000), seen) == expected
