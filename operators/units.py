@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from operators import build, pods, rayserve, sight
+from operators import build, cache, pods, rayserve, sight
 from operators.policy import problems, workers
 from penstock.api import types
 from penstock.api.crds import acceleratorprofile, modeldeployment
@@ -106,14 +106,44 @@ def observed(
     ]
     for each in (*seen.of(sight.UNIT), *seen.of(sight.SERVED)):
         name = each["metadata"]["name"]
-        ranks = [rank for rank in seen.ranks if _worker_of(rank) == name]
+        ranks = [rank for rank in seen.ranks if _worker_of(rank) == name and _is_of(rank, each)]
         found.append(_observed(each, ranks, states.get(name), registry, default_revision))
-    return tuple(found)
+    return (*found, *_remains(seen, {each.name for each in found}))
 
 
 def _worker_of(rank: Object) -> str:
     """The worker that a Pod is a rank of."""
     return str((rank["metadata"].get("labels") or {}).get(pods.WORKER_LABEL, ""))
+
+
+def _is_of(rank: Object, unit: Object) -> bool:
+    """Whether a Pod belongs to this unit, and not to one before it of the same name."""
+    # Between a RayService and its Pods there is a cluster of another name.
+    return "serveConfigV2" in unit["spec"] or cache.owner_uid(rank) == unit["metadata"]["uid"]
+
+
+def _remains(seen: sight.Seen, known: Collection[str]) -> list[workers.Worker]:
+    """Units that are gone while Pods of theirs still end.
+
+    Each keeps its name, for KubeRay takes Pods by the name of their cluster, and its accelerators.
+    """
+    left: dict[str, list[Object]] = {}
+    for rank in seen.ranks:
+        name = _worker_of(rank)
+        if name and name not in known and any(each["kind"] == "RayCluster" for each in _owners(rank)):
+            left.setdefault(name, []).append(rank)
+    found = []
+    for name, ranks in left.items():
+        ends = [each["metadata"].get("deletionTimestamp") for each in ranks]
+        last_s = None if None in ends else max(pods.unix_s(each) for each in ends)
+        first = pods.observed(ranks[0], None, False)
+        found.append(dataclasses.replace(first, name=name, ready=False, deleting=True, problem="", gone_by_s=last_s))
+    return found
+
+
+def _owners(found: Object) -> Sequence[Object]:
+    owners: Sequence[Object] = found["metadata"].get("ownerReferences") or ()
+    return owners
 
 
 def _observed(
@@ -185,7 +215,9 @@ def _ready_since_s(head: Object | None) -> float | None:
 def addresses(seen: sight.Seen) -> dict[str, str]:
     """Where each worker's engine is reached; workers without an address are left out."""
     found = {each["metadata"]["name"]: each.get("status", {}).get("podIP", "") for each in seen.of(sight.POD)}
+    known = {each["metadata"]["name"]: each for kind in (sight.UNIT, sight.SERVED) for each in seen.of(kind)}
     for rank in seen.ranks:
-        if (rank["metadata"].get("labels") or {}).get(_NODE_TYPE) == "head":
+        unit = known.get(_worker_of(rank))
+        if unit and rank["metadata"]["labels"].get(_NODE_TYPE) == "head" and _is_of(rank, unit):
             found[_worker_of(rank)] = rank.get("status", {}).get("podIP", "")
     return {name: address for name, address in found.items() if address}

@@ -75,7 +75,14 @@ def test_what_is_not_hosted_is_said(spec: dict[str, Any], cause: str) -> None:
 def rank(name: str, kind: str, *, made: str = START, phase: str = "Running", **status: Any) -> dict[str, Any]:
     """A Pod of the unit."""
     labels = {pods.WORKER_LABEL: "m-0", "ray.io/node-type": kind, pods.DEPLOYMENT_LABEL: "m"}
-    meta = {"name": name, "namespace": "models", "labels": labels, "creationTimestamp": made, "ownerReferences": []}
+    owner = {"kind": "RayCluster", "name": "m-0", "uid": "unit", "controller": True}
+    meta = {
+        "name": name,
+        "namespace": "models",
+        "labels": labels,
+        "creationTimestamp": made,
+        "ownerReferences": [owner],
+    }
     conditions = [{"type": "Ready", "status": "True", "lastTransitionTime": READY}]
     return {"metadata": meta, "status": {"phase": phase, "conditions": conditions, "podIP": "10.0.0.9", **status}}
 
@@ -122,6 +129,38 @@ def test_a_broken_unit_is_built_anew() -> None:
     assert [type(each).__name__ for each in plan.commands] == ["Delete"]
     plan = workers.reconcile(desired, workers.Observed(()), 0.0, workers.Rolling("r1"))
     assert [type(each).__name__ for each in plan.commands] == ["Create"]
+
+
+def of_another(found: dict[str, Any], **meta: Any) -> dict[str, Any]:
+    """The Pod of a unit before this one, of the same name."""
+    owner = found["metadata"]["ownerReferences"][0] | {"uid": "before"}
+    return found | {"metadata": found["metadata"] | {"ownerReferences": [owner], **meta}}
+
+
+def test_pods_of_a_unit_before_do_not_break_this_one() -> None:
+    """They end while the new one begins, and the registry may still know the name as ready."""
+    late = rank("w", "worker", made="2026-01-01T00:20:00Z")
+    found = seen(of_another(HEAD), of_another(late))
+    [worker] = units.observed(found, {"m-0": WorkerState.READY}, registry=True, default_revision="r1")
+    assert (worker.broken, worker.ready, worker.phase) == (False, False, workers.Phase.PENDING)
+    assert units.addresses(found) == {}
+
+
+@pytest.mark.parametrize(
+    ("meta", "until_s"), [({}, None), ({"deletionTimestamp": READY}, pods.unix_s(READY))], ids=["unseen", "ending"]
+)
+def test_a_unit_that_is_gone_keeps_its_name_until_its_pods_are(meta: dict[str, Any], until_s: float | None) -> None:
+    """Its accelerators as well: another unit waits for them, and has another name."""
+    labels = HEAD["metadata"]["labels"] | {pods.ROLE_LABEL: "unified"}
+    found = sight.Seen({"metadata": {"uid": "u"}}, {}, (of_another(HEAD, labels=labels, **meta),))
+    [left] = units.observed(found, {"m-0": WorkerState.READY}, registry=True, default_revision="r1")
+    assert (left.name, left.deleting, left.live, left.gone_by_s) == ("m-0", True, False, until_s)
+    desired = workers.Desired("m", (workers.Pool("unified", 1, surge=0, unavailable=1),), 60.0)
+    plan = workers.reconcile(desired, workers.Observed((left,)), 0.0, workers.Rolling("r1"))
+    assert plan.commands == () and "1 workers wait" in plan.held
+    desired = workers.Desired("m", (workers.Pool("unified", 1, surge=1),), 60.0)
+    [made] = workers.reconcile(desired, workers.Observed((left,)), 0.0, workers.Rolling("r1")).commands
+    assert isinstance(made, workers.Create) and made.worker == "m-1"
 
 
 def test_the_head_is_the_units_address() -> None:
