@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from penstock.api import types
 from penstock.perf import online
 from workers.adapters import stats
 
@@ -26,6 +27,8 @@ class Calibrations:
 
     def __init__(self) -> None:
         self._of: dict[str, tuple[int, online.Calibrator]] = {}
+        # By worker what was found good enough: it is looked at again when the speed is another, or more was measured.
+        self._judged: dict[str, tuple[int, types.EngineSpeed]] = {}
 
     def take(self, worker: str, incarnation: int, before: stats.EngineStats, after: stats.EngineStats) -> None:
         """Two readings of one engine, one after the other."""
@@ -37,6 +40,20 @@ class Calibrations:
     def keep(self, workers: set[str]) -> None:
         """Forget all others."""
         self._of = {name: known for name, known in self._of.items() if name in workers}
+        self._judged = {name: known for name, known in self._judged.items() if name in workers}
+
+    def improved(self, record: types.WorkerRecord) -> types.EngineSpeed | None:
+        """A speed that predicts the worker clearly better than its record's; None where none is known."""
+        known = self._of.get(record.id)
+        if known is None or record.speed is None or known[0] != record.incarnation:
+            return None
+        judged = (known[1].observations, record.speed)
+        if self._judged.get(record.id) == judged:
+            return None
+        found = known[1].improved(record.speed)
+        if found is None:
+            self._judged[record.id] = judged
+        return found
 
     def calibration(self, worker: str) -> online.Calibration | None:
         """What is known of a worker; None of one that was never read twice."""

@@ -132,6 +132,7 @@ class Loop:
             return
         if self._led_epoch != self._leader.epoch:
             await self._take_over()
+        await self._tell_speeds()
         if self._settings.host == "none":
             # The operator writes the deployments and keeps their workers.
             self.deployments = await self._store.deployments()
@@ -149,6 +150,17 @@ class Loop:
             self._written = self.memory
         self._acted = bool(decision.commands)
         await self._act(decision)
+
+    async def _tell_speeds(self) -> None:
+        """What was learned of a worker's speed, where its registration is clearly wrong about it."""
+        if not self._settings.learn_speeds:
+            return
+        for record in list(self._watcher.workers.values()):
+            found = self._scraper.calibrations.improved(record)
+            if found is not None and await self._registry.set_speed(record.id, record.incarnation, found):
+                before = record.speed.model_dump() if record.speed is not None else {}
+                changed = {name: (before.get(name), value) for name, value in found if before.get(name) != value}
+                self._log.info("speed_learned", worker=record.id, changed=changed)
 
     async def _take_over(self) -> None:
         """A new epoch: adopts what the last leader knew, and every worker that is there."""

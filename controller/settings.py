@@ -40,6 +40,10 @@ class ControllerSettings(base.Settings):
         None, ge=0, le=65535, description="Port of the controller's own metrics (`penstock_perf_*`); unset: none"
     )
     scrape_s: float = Field(1.0, ge=0.1, le=60, description="How often workers' metrics are read, s")
+    learn_speeds: bool = Field(
+        True,
+        description="Gateways predict with what workers' metrics tell of their speed, where that is clearly better",
+    )
     surge: int = Field(1, ge=0, le=100, description="Workers above the wanted number while others drain")
     unregistered_s: float = Field(60.0, gt=0, description="Running but unregistered for so long is replaced, s")
     host: Literal["ray", "process", "none"] = Field(

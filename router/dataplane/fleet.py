@@ -142,6 +142,8 @@ class Fleet:
     def _update(self, backend: Backend, record: WorkerRecord) -> Backend:
         before = backend.record
         backend.record = record
+        if before.speed != record.speed:
+            backend.set_speed(record.speed or ASSUMED_SPEED)
         if before.capacity != record.capacity:
             self._set_capacity(backend)
         if (before.model, before.adapters) != (record.model, record.adapters):

@@ -73,12 +73,7 @@ class Endpoint:
         self.identity = _fnv1a(endpoint_id.encode())
         self.slot = slot
         self.bit = 1 << slot
-        self.base_ms = speed.base_ms
-        self.ms_per_token = speed.ms_per_token
-        self.ms_per_token2 = speed.ms_per_token2
-        self.ms_per_seq = speed.ms_per_seq
-        self.ms_per_kv_token = speed.ms_per_kv_token
-        self.step_base_ms = speed.step_base_ms
+        self.set_speed(speed)
         # In flight from this gateway: uncached prompt tokens still to prefill, requests that wait for their prefill, all
         # requests, KV tokens that they hold.
         self.queued_tokens = 0
@@ -133,6 +128,15 @@ class Endpoint:
         self.recent_requests += 1.0
         self.recent_prompt_tokens += prompt_tokens
         self.recent_uncached_tokens += uncached_tokens
+
+    def set_speed(self, speed: EngineSpeed) -> None:
+        """What its prefills and steps are predicted with from now on; what is in flight keeps its prediction."""
+        self.base_ms = speed.base_ms
+        self.ms_per_token = speed.ms_per_token
+        self.ms_per_token2 = speed.ms_per_token2
+        self.ms_per_seq = speed.ms_per_seq
+        self.ms_per_kv_token = speed.ms_per_kv_token
+        self.step_base_ms = speed.step_base_ms
 
     def fade(self, factor: float, busy_factor: float) -> None:
         """Takes what was placed as older: exp(-t / RECENT_S) and exp(-t / BUSY_S) for a time t."""

@@ -73,6 +73,17 @@ class MemoryRegistry:
         self._append(port.Change("put", worker_id, self._workers[worker_id]))
         return True
 
+    async def set_speed(self, worker_id: str, incarnation: int, speed: types.EngineSpeed) -> bool:
+        """See the port."""
+        self._reach()
+        if not self._holds(worker_id, incarnation):
+            return False
+        present = self._workers[worker_id]
+        if present.speed != speed:
+            self._workers[worker_id] = present.model_copy(update={"speed": speed})
+            self._append(port.Change("put", worker_id, self._workers[worker_id]))
+        return True
+
     async def deregister(self, worker_id: str, incarnation: int) -> bool:
         """See the port."""
         self._reach()

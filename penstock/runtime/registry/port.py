@@ -52,6 +52,9 @@ class Registry(Protocol):
         False where there is none, or where it drains and `state` is another: a drain is not taken back.
         """
 
+    async def set_speed(self, worker_id: str, incarnation: int, speed: types.EngineSpeed) -> bool:
+        """Changes the speed that gateways predict with. False where this incarnation is not registered."""
+
     async def deregister(self, worker_id: str, incarnation: int) -> bool:
         """Removes the registration where it is this incarnation's."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pydantic
@@ -20,7 +20,7 @@ _REPLACE_ATTEMPTS = 8
 
 
 class RedisRegistry:
-    """See `port.Registry`. One script call each; `set_state` reads first and writes where nobody wrote between."""
+    """See `port.Registry`. One script call each; `set_...` reads first and writes where nobody wrote between."""
 
     def __init__(self, client: aioredis.Redis, keys: wire.Keys) -> None:
         self._client = client
@@ -67,6 +67,24 @@ class RedisRegistry:
 
     async def set_state(self, worker_id: str, incarnation: int | None, state: types.WorkerState) -> bool:
         """See the port. O(1), two round trips."""
+
+        def change(record: types.WorkerRecord) -> types.WorkerRecord | None:
+            drains = record.state is types.WorkerState.DRAINING and state is not record.state
+            return None if drains else record.model_copy(update={"state": state})
+
+        return await self._set(worker_id, incarnation, change)
+
+    async def set_speed(self, worker_id: str, incarnation: int, speed: types.EngineSpeed) -> bool:
+        """See the port. O(1), two round trips."""
+        return await self._set(worker_id, incarnation, lambda record: record.model_copy(update={"speed": speed}))
+
+    async def _set(
+        self,
+        worker_id: str,
+        incarnation: int | None,
+        change: Callable[[types.WorkerRecord], types.WorkerRecord | None],
+    ) -> bool:
+        """Writes what `change` makes of the record; False where it makes nothing, or there is none of the incarnation."""
         for _ in range(_REPLACE_ATTEMPTS):
             with redis_link.translated("read a worker"):
                 present = await self._client.hget(self._keys.workers, worker_id)
@@ -75,13 +93,11 @@ class RedisRegistry:
             record = types.WorkerRecord.model_validate_json(present)
             if incarnation is not None and record.incarnation != incarnation:
                 return False
-            if record.state == state:
-                return True
-            if record.state is types.WorkerState.DRAINING:
-                return False
-            new = record.model_copy(update={"state": state}).model_dump_json()
-            args = [worker_id, present, new, wire.REGISTRY_LOG_MAXLEN]
-            if await self._run("set state", self._replace, [self._keys.workers, self._keys.registry_log], args):
+            new = change(record)
+            if new is None or new == record:
+                return new is not None
+            args = [worker_id, present, new.model_dump_json(), wire.REGISTRY_LOG_MAXLEN]
+            if await self._run("change a worker", self._replace, [self._keys.workers, self._keys.registry_log], args):
                 return True
         raise errors.RetryableError(
             f"worker {worker_id}: its record changed {_REPLACE_ATTEMPTS} times while it was written"

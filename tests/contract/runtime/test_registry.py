@@ -138,6 +138,18 @@ async def test_drain_is_not_taken_back(reg: registry.Registry) -> None:
     assert not await reg.set_state("w-9", None, types.WorkerState.DRAINING)
 
 
+async def test_a_speed_is_changed_for_one_incarnation(reg: registry.Registry) -> None:
+    """What was learned of an engine is told once, and not of another that has its name now; the rest stays."""
+    await reg.register(worker(), 3.0)
+    cursor = (await reg.snapshot_at()).cursor
+    speed = types.EngineSpeed(ms_per_token=0.5)
+    assert await reg.set_speed("w-0", 5, speed) and await reg.set_speed("w-0", 5, speed)
+    changes, _ = await reg.changes(cursor, 0.2)
+    assert [(each.op, each.record) for each in changes] == [("put", worker(speed=speed))]
+    assert not await reg.set_speed("w-0", 4, speed)
+    assert not await reg.set_speed("w-9", 5, speed)
+
+
 async def test_expired_worker_is_removed_and_logged(reg: registry.Registry) -> None:
     """A lease that ended is removed by the next sweep, others stay, and the log tells."""
     cursor = (await reg.snapshot_at()).cursor

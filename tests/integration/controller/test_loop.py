@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import pathlib
 from collections.abc import AsyncIterator, Callable
 
@@ -16,9 +17,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from controller import leader, loop, main, scrape, service, settings, store
 from controller.hosts import memory
 from controller.policy import fleet
+from penstock import perf
 from penstock.api import types, wire
 from penstock.api.proto import control_pb2, control_pb2_grpc
 from penstock.runtime import clock, embedded_redis, grpcs, redis, registry
+from workers.adapters import stats
 
 KEYS = wire.Keys("test")
 
@@ -35,7 +38,7 @@ class Bench:
         self.registry = registry.RedisRegistry(self.link.client, KEYS)
         self.leader = leader.Leader(self.link.client, KEYS, self.clock, name, lease_s=lease_s)
         self.watcher = registry.RegistryWatcher(self.registry, self.link, self.clock, lambda *_: None)
-        scraper = scrape.Scraper(self.clock, interval_s=1.0)
+        scraper = self.scraper = scrape.Scraper(self.clock, interval_s=1.0)
         config = settings.ControllerSettings(
             redis_url=url, namespace="test", host="process", lease_s=lease_s, tick_s=0.05, host_s=0.05
         )
@@ -287,3 +290,41 @@ def test_deployments_file_errors_name_the_file(tmp_path: pathlib.Path) -> None:
     path.write_text('[{"name": "x", "model": "m", "polls": []}]')
     with pytest.raises(errors.SettingsError, match=r"d.json(.|\n)*polls"):
         main.read_deployments(path)
+
+
+async def test_gateways_are_told_a_speed_that_a_worker_registered_wrongly(bench: Bench) -> None:
+    """What its metrics tell takes its place in the registry, again where the worker registers anew; a right one stays."""
+    truth = perf.load_profile("h200-llama3.1-8b-fp8")
+    wrong, right = perf.speed_of(truth, 4.0), perf.speed_of(truth)
+    speeds = {"tiny-0": wrong, "tiny-1": right}
+    records = {name: each.model_copy(update={"speed": speeds[name]}) for name, each in bench.watcher.workers.items()}
+    for record in records.values():
+        await bench.registry.register(record, 600.0)
+    await until(lambda: {name: each.speed for name, each in bench.watcher.workers.items()} == speeds)
+    for number in range(60):
+        uncached = 50 + 130 * number
+        took_s = (truth.frontend_ms + truth.step.prefill_ms(uncached, 0)) / 1000
+        idle = stats.EngineStats(
+            running=0, waiting=0, prefix_queries_tokens_total=0, prefix_hits_tokens_total=0, ttft_s_sum=0.0,
+            ttft_count=0,
+        )  # fmt: skip
+        begun = dataclasses.replace(idle, prefix_queries_tokens_total=uncached, ttft_s_sum=took_s, ttft_count=1)
+        for name, record in records.items():
+            bench.scraper.calibrations.take(name, record.incarnation, idle, begun)
+
+    def told() -> bool:
+        speed = bench.watcher.workers["tiny-0"].speed
+        return speed is not None and abs(speed.ms_per_token / right.ms_per_token - 1) < 0.1
+
+    await until(told)
+    cursor = (await bench.registry.snapshot_at()).cursor
+    await bench.registry.register(records["tiny-0"], 600.0)
+    said: list[types.EngineSpeed | None] = []
+    async with asyncio.timeout(10):
+        while len(said) < 2:
+            changes, cursor = await bench.registry.changes(cursor, 1.0)
+            said += [each.record.speed for each in changes if each.record is not None]
+    await until(told)
+    assert said == [wrong, bench.watcher.workers["tiny-0"].speed]
+    assert bench.watcher.workers["tiny-0"].state is types.WorkerState.READY
+    assert bench.watcher.workers["tiny-1"].speed == right

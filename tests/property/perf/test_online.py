@@ -161,3 +161,24 @@ def test_a_sign_that_no_engine_can_have_is_refused() -> None:
     base, per_token = found.estimate.coefficients
     assert per_token == 0.0
     assert base is not None and 70 < base < 90
+
+
+@settings(max_examples=25, deadline=None)
+@given(base=BASES, per_token=PER_TOKEN, per_pair=PER_PAIR, off=st.floats(0.1, 10.0), seed=st.integers(0, 1000))
+def test_a_speed_that_takes_anothers_place_is_better(
+    base: float, per_token: float, per_pair: float, off: float, seed: int
+) -> None:
+    """On prompts that it was not judged by; and one that is off by half is always replaced."""
+    assumed = types.EngineSpeed(base_ms=base * off, ms_per_token=per_token * off, ms_per_token2=per_pair * off)
+    found = taught(base, per_token, per_pair, seed=seed).improved(assumed)
+    if found is None:
+        assert 0.5 < off < 1.5
+        return
+
+    def error(speed: types.EngineSpeed, uncached: int) -> float:
+        true = prefill_ms(base, per_token, per_pair, uncached, 0)
+        said = prefill_ms(speed.base_ms, speed.ms_per_token, speed.ms_per_token2, uncached, 0)
+        return abs(said / true - 1)
+
+    prompts = (100, 700, 3_000, 7_000)
+    assert sum(error(found, each) for each in prompts) < sum(error(assumed, each) for each in prompts)

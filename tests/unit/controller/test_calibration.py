@@ -9,6 +9,7 @@ import pytest
 
 from controller import calibration, metrics
 from penstock import perf
+from penstock.api import types
 from penstock.perf import online
 from penstock.runtime import errors
 from workers.adapters import stats
@@ -75,6 +76,56 @@ def test_readings_that_tell_nothing_are_left_out(before: stats.EngineStats, afte
     calibration.learn(calibrator, before, after)
     found = calibrator.calibration
     assert (found.prefill.accepted, found.prefill.rejected, found.step.accepted, found.step.rejected) == (0, 0, 0, 0)
+
+
+def registered(speed: types.EngineSpeed | None, incarnation: int = 1) -> types.WorkerRecord:
+    """The worker as it registered."""
+    return types.WorkerRecord(
+        id="w-0", incarnation=incarnation, deployment="d", model="m", engine="vllm", state=types.WorkerState.READY,
+        endpoint=types.Endpoint(host="127.0.0.1", port=1), speed=speed,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("off", [0.25, 4.0], ids=["slower", "faster"])
+def test_a_registered_speed_that_is_wrong_is_replaced_once(off: float) -> None:
+    """By one that predicts prefills and steps to 10 %; that one stays."""
+    made = taught()
+    found = made.improved(registered(perf.speed_of(TRUTH, off)))
+    assert found is not None
+    true = perf.speed_of(TRUTH)
+    assert found.ms_per_token == pytest.approx(true.ms_per_token, rel=0.1)
+    assert found.base_ms + 4000 * found.ms_per_token == pytest.approx(true.base_ms + 4000 * true.ms_per_token, rel=0.1)
+    assert found.step_base_ms == pytest.approx(true.step_base_ms, rel=0.1)
+    assert made.improved(registered(found)) is None
+    # An agent that registers again brings its own figure back.
+    assert made.improved(registered(perf.speed_of(TRUTH, off))) == found
+
+
+@pytest.mark.parametrize(
+    "record",
+    [registered(perf.speed_of(TRUTH, 1.05)), registered(None), registered(perf.speed_of(TRUTH, 4.0), incarnation=2)],
+    ids=["right", "unknown", "another"],
+)
+def test_other_speeds_stay(record: types.WorkerRecord) -> None:
+    """One that is right to 10 %, one that is not known, one of another incarnation."""
+    assert taught().improved(record) is None
+
+
+def test_nothing_is_made_of_little() -> None:
+    """A score of measurements tells no speed."""
+    made = calibration.Calibrations()
+    for number in range(20):
+        made.take("w-0", 1, IDLE, first_token(50 + 130 * number, 0))
+    assert made.improved(registered(perf.speed_of(TRUTH, 4.0))) is None
+
+
+def test_only_the_wrong_part_changes() -> None:
+    """Steps that are predicted well are left as they are."""
+    true, wrong = perf.speed_of(TRUTH), perf.speed_of(TRUTH, 4.0)
+    steps = {name: getattr(true, name) for name in online.STEP}
+    found = taught().improved(registered(wrong.model_copy(update=steps)))
+    assert found is not None and found.base_ms != wrong.base_ms
+    assert {name: getattr(found, name) for name in online.STEP} == steps
 
 
 def test_another_incarnation_is_learned_anew() -> None:

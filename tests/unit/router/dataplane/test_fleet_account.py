@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from penstock.api.types import Capacity, Endpoint, WorkerRecord, WorkerState
+from penstock.api.types import Capacity, Endpoint, EngineSpeed, WorkerRecord, WorkerState
 from router.dataplane import account, fleet, gateway, upstream
 from router.index import prefix
 from router.policy import profiles
@@ -65,6 +65,16 @@ def test_new_incarnation_has_an_empty_cache_and_an_update_keeps_it(endpoints: fl
     assert endpoints.index.blocks_of(new.slot) == 0
     assert list(endpoints.backends.values()) == [new]
     assert list(endpoints.pools["m"].members.values()) == [new]
+
+
+def test_a_speed_that_was_learned_is_predicted_with(endpoints: fleet.Fleet) -> None:
+    """From the next record on; without one it is the assumed one again."""
+    backend = endpoints.upsert(record("a", speed=EngineSpeed(base_ms=10, ms_per_token=0.1)))
+    assert backend.prefill_ms(1000, 0) == pytest.approx(100)
+    same = endpoints.upsert(record("a", speed=EngineSpeed(base_ms=20, ms_per_token=0.4, step_base_ms=7)))
+    assert same is backend and backend.prefill_ms(1000, 0) == pytest.approx(400)
+    assert (backend.base_ms, backend.step_base_ms) == (20, 7)
+    assert endpoints.upsert(record("a")).ms_per_token == fleet.ASSUMED_SPEED.ms_per_token
 
 
 def test_adapters_are_pools_of_their_own(endpoints: fleet.Fleet) -> None:
