@@ -97,7 +97,7 @@ class Link(sharing.Sharing):
             there = other.door.fleet.backends.get(worker_id)
             if there is not None and there.record.incarnation == backend.record.incarnation:
                 self.door.fleet.index.load(backend.slot, other.door.fleet.index.export(there.slot))
-        self.snapshots += 1
+        self.door.core.account.snapshots_taken += 1
 
     def _ask(self, source: str) -> None:
         self.on_gap(self, source)

@@ -64,6 +64,12 @@ class Account:
         self.cut_streams = 0
         self.ejections = 0
         self.readmissions = 0
+        # What came and went between gateways.
+        self.batches_sent = 0
+        self.batches_taken = 0
+        self.kv_reports_taken = 0
+        self.gaps = 0
+        self.snapshots_taken = 0
         self.requests = 0
 
     def model(self, name: str) -> ModelAccount:

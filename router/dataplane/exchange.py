@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 HOLD_BYTES = 262_144
 _TAIL_BYTES = 4_096
 _SMALL_BYTES = 96
+# A stream that has brought nothing for so long stands still.
+_STILL_S = 1.0
 
 _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _DONE = range(5)
 
@@ -439,11 +441,13 @@ class Exchange(upstream.Listener):
         self.last_tick = self.gateway.tick
 
     def check_deadlines(self, tick: int) -> None:
-        """Ends the exchange where a time limit has passed. Called every TICK_S."""
+        """Ends the exchange where a time limit has passed, and counts no tokens of one that is silent. Called every TICK_S."""
         limits = self.gateway.limits
         silent_s = (tick - self.last_tick) * TICK_S
         limit_s = limits.idle_timeout_s if self.first_byte_ms else limits.first_byte_timeout_s
         total_s = (tick - self.started_tick) * TICK_S
+        if silent_s > _STILL_S and self.features.stream and self.decode_since_ms >= 0.0:
+            self.gateway.stands_still(self)
         if silent_s <= limit_s and total_s <= limits.total_timeout_s:
             return
         if self.front.write_paused and total_s <= limits.total_timeout_s and silent_s <= 2 * limit_s:

@@ -108,7 +108,7 @@ class Fleet:
         self.by_slot: list[Backend | None] = []
         self.buckets = [0] * BUCKETS
         self.rotor = 0
-        # Endpoints whose load changed since somebody last looked; `server.sharing` empties it.
+        # Endpoints whose load this gateway changed since somebody last looked; `server.sharing` empties it.
         self.changed: set[types.Endpoint] = set()
         # Called with the first of them.
         self.on_changed: Callable[[], None] | None = None
@@ -221,12 +221,18 @@ class Fleet:
             backend.evicts = evicts
 
     def touch(self, backend: types.Endpoint) -> None:
-        """Puts an endpoint into the class of its present load, after each change of it; one that is gone is left out."""
+        """This gateway has changed an endpoint's load; nothing happens to one that is gone."""
         if self.by_slot[backend.slot] is not backend:
             return
         if not self.changed and self.on_changed is not None:
             self.on_changed()
         self.changed.add(backend)
+        self.classify(backend)
+
+    def classify(self, backend: types.Endpoint) -> None:
+        """Puts an endpoint into the class of its present load, whoever changed it; one that is gone is left out."""
+        if self.by_slot[backend.slot] is not backend:
+            return
         load = backend.running + backend.peer_running
         load += int((backend.queued_tokens + backend.peer_queued_tokens) * backend.ms_per_token)
         bucket = load.bit_length()

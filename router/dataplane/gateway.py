@@ -275,6 +275,12 @@ class Gateway:
         backend.begin_decode(since_ms)
         self.fleet.touch(backend)
 
+    def stands_still(self, ex: exchange.Exchange) -> None:
+        """The stream of `ex` has brought nothing in the last tick: its time does not count as tokens (its client is slow)."""
+        if ex.backend is not None:
+            ex.decode_since_ms += TICK_S * 1_000.0
+            ex.backend.decode_since_ms += TICK_S * 1_000.0
+
     def _unqueue(self, ex: exchange.Exchange, backend: fleet.Backend) -> None:
         """`ex` waits for its prefill no longer; what is queued behind it is begun now."""
         backend.queued_tokens -= ex.queued_tokens

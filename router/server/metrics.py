@@ -54,6 +54,11 @@ class GatewayCollector(Collector):
             ("hold_seconds", "Time that these waited", self._gateway.holding.held_s),
             ("ejections", "Endpoints taken out of routing after a failure", book.ejections),
             ("readmissions", "Endpoints taken back after a successful probe", book.readmissions),
+            ("share_batches_sent", "Batches of placements and load that were sent to the other gateways", book.batches_sent),
+            ("share_batches_taken", "Batches of other gateways that were taken in", book.batches_taken),
+            ("share_kv_reports_taken", "Reports of engines' caches that were taken in", book.kv_reports_taken),
+            ("share_gaps", "Times that batches of another gateway were missed", book.gaps),
+            ("share_snapshots_taken", "Whole indexes that were taken in from other gateways", book.snapshots_taken),
             ("index_evictions", "Blocks dropped from the prefix index to stay within its bounds",
              self._gateway.fleet.index.evictions),
         ):  # fmt: skip

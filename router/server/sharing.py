@@ -75,14 +75,12 @@ class Sharing:
         self._tasks: list[asyncio.Task[None]] = []
         self._jobs: set[asyncio.Task[None]] = set()
         self._wants: str = ""
+        # Peers whose whole index is lacking, one after the other: what they give comes by one list.
+        self._lacking: dict[str, None] = {}
+        self._catching_up = False
         # Set where there is something to tell.
         self._changed = asyncio.Event()
         self.peers: dict[str, Peer] = {}
-        self.batches_sent = 0
-        self.batches_taken = 0
-        self.reports_taken = 0
-        self.gaps = 0
-        self.snapshots = 0
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(wire.GatewayDelta).decode
         self._decode_report = msgspec.msgpack.Decoder(wire.KvReport).decode
@@ -132,7 +130,7 @@ class Sharing:
                 self._wants = self._wants or delta.wants_snapshot_of
                 await self._clock.sleep(0.2)
             else:
-                self.batches_sent += 1
+                self._gateway.account.batches_sent += 1
                 self._health.clear(degraded.SHARING_LOST)
             await self._clock.sleep(self._interval_s)
 
@@ -223,7 +221,7 @@ class Sharing:
             return
         if delta.version != wire.VERSION or delta.source == self._gateway.id:
             return
-        self.batches_taken += 1
+        self._gateway.account.batches_taken += 1
         self._sequence(delta)
         self._apply_loads(delta)
         endpoints = self._gateway.fleet.backends
@@ -246,7 +244,7 @@ class Sharing:
         backend = self._gateway.fleet.backends.get(report.endpoint.rpartition("/")[0])
         if report.version != wire.VERSION or backend is None or _name(backend) != report.endpoint:
             return
-        self.reports_taken += 1
+        self._gateway.account.kv_reports_taken += 1
         index = self._gateway.fleet.index
         if report.cleared:
             index.clear(backend.slot)
@@ -266,7 +264,7 @@ class Sharing:
             self.peers[delta.source] = Peer(delta.epoch, delta.seq, now_s, {})
             return
         if delta.seq > known.seq + 1:
-            self.gaps += 1
+            self._gateway.account.gaps += 1
             self._health.set(degraded.INDEX_GAP, f"missed batches of {delta.source}; asked it for its index")
             self._log.warning("share_gap", peer=delta.source, expected=known.seq + 1, got=delta.seq)
             self._ask(delta.source)
@@ -274,9 +272,10 @@ class Sharing:
         known.heard_s = now_s
 
     def _ask(self, source: str) -> None:
-        self._wants = source
-        self._changed.set()
-        self._start(self._take_snapshot(source))
+        self._lacking[source] = None
+        if not self._catching_up:
+            self._catching_up = True
+            self._start(self._catch_up())
 
     def _apply_loads(self, delta: wire.GatewayDelta) -> None:
         peer = self.peers[delta.source]
@@ -291,18 +290,18 @@ class Sharing:
             before = peer.loads.pop(load.endpoint, None)
             if before is not None:
                 _shift(*before, -1)
-                endpoints.touch(before[0])
+                endpoints.classify(before[0])
             backend = endpoints.backends.get(load.endpoint.rpartition("/")[0])
             # One that is not known here yet is taken in with the next complete batch after it is.
             if load.running and backend is not None and _name(backend) == load.endpoint:
                 _shift(backend, load, 1)
                 peer.loads[load.endpoint] = (backend, load)
-                endpoints.touch(backend)
+                endpoints.classify(backend)
 
     def _drop_loads(self, peer: Peer) -> None:
         for backend, load in peer.loads.values():
             _shift(backend, load, -1)
-            self._gateway.fleet.touch(backend)
+            self._gateway.fleet.classify(backend)
         peer.loads = {}
 
     def _forget_silent(self) -> None:
@@ -343,6 +342,17 @@ class Sharing:
         await self._redis.rpush(key, *pieces)
         await self._redis.expire(key, SNAPSHOT_TTL_S)
 
+    async def _catch_up(self) -> None:
+        try:
+            while self._lacking:
+                source = self._wants = next(iter(self._lacking))
+                del self._lacking[source]
+                self._changed.set()
+                await self._take_snapshot(source)
+            self._health.clear(degraded.INDEX_GAP)
+        finally:
+            self._catching_up = False
+
     async def _take_snapshot(self, source: str) -> None:
         key = self._keys.snapshot(self._gateway.id)
         deadline_s = self._clock.monotonic_s() + SNAPSHOT_WAIT_S
@@ -355,8 +365,7 @@ class Sharing:
                 if piece.source != source:
                     continue
                 if piece.last:
-                    self.snapshots += 1
-                    self._health.clear(degraded.INDEX_GAP)
+                    self._gateway.account.snapshots_taken += 1
                     self._log.info("snapshot_taken", peer=source)
                     return
                 backend = self._gateway.fleet.backends.get(piece.endpoint.rpartition("/")[0])
@@ -368,13 +377,10 @@ class Sharing:
             # Once more, when Redis is there again: the peer hears of it with our next batch.
             await self._clock.sleep(1.0)
             if source in self.peers:
-                self._ask(source)
-            else:
-                self._health.clear(degraded.INDEX_GAP)
+                self._lacking[source] = None
             return
-        self._log.warning("snapshot_not_answered", peer=source, waited_s=SNAPSHOT_WAIT_S)
         # The peer is gone or busy: its next batches bring what matters from now on.
-        self._health.clear(degraded.INDEX_GAP)
+        self._log.warning("snapshot_not_answered", peer=source, waited_s=SNAPSHOT_WAIT_S)
 
 
 def _name(backend: fleet.Backend) -> str:

@@ -113,6 +113,22 @@ async def test_the_wait_has_an_end(engine: scripted_engine.ScriptedEngine) -> No
         assert await gateway.metric("penstock_gateway_holds_total") == 1
 
 
+async def test_a_stream_that_stands_still_does_not_fill_the_cache(engine: scripted_engine.ScriptedEngine) -> None:
+    """The time of a stream that brings nothing (its client reads slowly) is no measure of what it generates."""
+    gate = asyncio.Event()
+    engine.behaviour = scripted_engine.stream(2, gate=gate)
+    async with gateways.running(engine.url) as gateway:
+        first = asyncio.create_task(gateway.chat("short", stream=True))
+        await gateways.until(lambda: len(engine.received) == 1)
+        # By now it would have 250 tokens, at the time per token that is assumed; room is for 180 beside the next one.
+        await asyncio.sleep(2.5)
+        second = asyncio.create_task(gateway.chat("word " * 1_130, stream=True))
+        await gateways.until(lambda: len(engine.received) == 2)
+        gate.set()
+        await asyncio.gather(first, second)
+        assert await gateway.metric("penstock_gateway_holds_total") == 0
+
+
 @pytest.mark.parametrize("settings", [{"limits": {"kv_share": 0}}, {"policy": "least-request"}])
 async def test_nobody_waits_where_it_is_off(
     engine: scripted_engine.ScriptedEngine, settings: dict[str, object]

@@ -127,6 +127,26 @@ async def test_gateway_that_starts_takes_a_snapshot(fleet: Fleet) -> None:
             assert [await _endpoint_of(second, f"{number} {PROMPT}") for number in range(6)] == placed
 
 
+async def test_gateway_that_starts_takes_one_snapshot_after_the_other(fleet: Fleet) -> None:
+    """What two peers give at the same time comes by one list, and nothing of it is lost."""
+    async with gateways.running(**fleet.settings("a")) as first, gateways.running(**fleet.settings("b")) as second:
+        for number in range(4):
+            await _endpoint_of(first if number % 2 else second, f"{number} {PROMPT}")
+        await gateways.until(lambda: _more_blocks(second, 0))
+        async with gateways.running(**fleet.settings("c")) as third:
+            # One that is not answered would take three seconds, and not be counted.
+            await gateways.until(lambda: _took(third, 2), 2.5, "both snapshots")
+            await gateways.until(lambda: _says_nothing(third))
+
+
+async def _took(gateway: gateways.Running, count: int) -> bool:
+    return await gateway.metric("penstock_gateway_share_snapshots_taken_total") == count
+
+
+async def _says_nothing(gateway: gateways.Running) -> bool:
+    return not (await gateway.admin.get("/debug/state")).json()["degraded"]
+
+
 async def _has_blocks(gateway: gateways.Running, count: int) -> bool:
     return await _blocks(gateway) == count
 

@@ -129,6 +129,20 @@ def test_shortlist_is_least_loaded_first_and_rotates(endpoints: fleet.Fleet) -> 
     assert 7 in {endpoints.shortlist(everyone, 1)[0].slot for _ in range(16)}
 
 
+def test_only_this_gateways_changes_are_to_be_told(endpoints: fleet.Fleet) -> None:
+    """What others have in flight moves an endpoint to another class, and nobody is woken to send it on."""
+    backend = endpoints.upsert(record("a"))
+    woken: list[int] = []
+    endpoints.on_changed = lambda: woken.append(len(endpoints.changed))
+    backend.peer_running = 100
+    endpoints.classify(backend)
+    assert endpoints.buckets[7] == backend.bit
+    assert (woken, endpoints.changed) == ([], set())
+    endpoints.touch(backend)
+    endpoints.touch(backend)
+    assert (woken, endpoints.changed) == ([0], {backend})
+
+
 def test_ratio_of_bytes_to_tokens_is_learned_within_reason(endpoints: fleet.Fleet) -> None:
     """Reports move the ratio towards what engines count; short prompts and absurd numbers do not spoil it."""
     endpoints.upsert(record("a"))
