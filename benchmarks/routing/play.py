@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.routing import workloads
 from penstock.workload import request
-from router.policy import candidates, pickers, profiles, types
+from router.policy import candidates, pickers, profiles, scorers, types
 from simulator import scenario, simulation
 
 WITHOUT = "default-without-"
@@ -88,10 +88,11 @@ def _without(component: str, request: types.Request, observed: types.Observed, s
     whole = profiles.default(request, observed, state)
     kept = [row for name, row in zip(whole.components, whole.scores, strict=True) if name != component]
     totals = [sum(values) for values in zip(*kept, strict=True)]
-    best = pickers.lowest(totals, state)
-    chosen = whole.candidates[best]
-    matched = candidates.matched_tokens(observed, [chosen])[0]
-    return types.Decision(chosen, matched, whole.candidates, (), (), f"without {component}", whole.state)
+    matched = candidates.matched_tokens(observed, list(whole.candidates))
+    best = pickers.nearly_lowest(totals, matched, scorers.SAME_WITHIN, state)
+    return types.Decision(
+        whole.candidates[best], matched[best], whole.candidates, (), (), f"without {component}", whole.state
+    )
 
 
 def scenarios(

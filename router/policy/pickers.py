@@ -16,6 +16,24 @@ def lowest(scores: Sequence[float], state: int) -> int:
     return ties[state % len(ties)]
 
 
+def nearly_lowest(scores: Sequence[float], gains: Sequence[int], within: float, state: int) -> int:
+    """Index of the score with the highest gain among those that are within a share of the lowest; of equal gains the lowest."""
+    limit = min(scores) * (1.0 + within)
+    best, ties = 0, 0
+    for position, score in enumerate(scores):
+        if score > limit:
+            continue
+        if not ties or gains[position] > gains[best] or (gains[position] == gains[best] and score < scores[best]):
+            best, ties = position, 1
+        elif gains[position] == gains[best] and score == scores[best]:
+            ties += 1
+    if ties == 1:
+        return best
+    gain, score = gains[best], scores[best]
+    equal = [at for at, each in enumerate(scores) if each == score and gains[at] == gain]
+    return equal[state % len(equal)]
+
+
 def mix(state: int) -> int:
     """Next state of a counter-based random stream (splitmix64: Steele, Lea and Flood, OOPSLA 2014)."""
     return (state + 0x9E3779B97F4A7C15) & _MASK

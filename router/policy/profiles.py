@@ -41,7 +41,10 @@ class Profile:
 
 
 def default(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
-    """Lowest predicted cost in ms of everything that a placement does (`router.policy.scorers`). Equals are taken in turn.
+    """Lowest predicted cost in ms of everything that a placement does (`router.policy.scorers`).
+
+    Costs that are nearly the same are the same, for they are predictions: of those the longest match is taken, for what is
+    cached in one place only leaves room. Equals are taken in turn.
 
     ms = wait for what is before it + prefill of its uncached tokens + what slower streams are worth, its own and the others'
     + what it is worth that they stand still for its prefill + how much longer those wait that come after it
@@ -58,7 +61,7 @@ def default(request: types.Request, observed: types.Observed, state: int) -> typ
     totals = [
         waits[at] + prefills[at] + streams[at] + stalls[at] + delays[at] + evicts[at] for at in range(len(candidates))
     ]
-    best = pickers.lowest(totals, state)
+    best = pickers.nearly_lowest(totals, matched, scorers.SAME_WITHIN, state)
     return types.Decision(
         candidates[best],
         matched[best],

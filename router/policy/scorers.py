@@ -15,6 +15,8 @@ TTFT_MS_PER_ITL_MS = 10.0
 REUSES = 4.0
 # Prefills of others come in lumps, which are felt in a stream's slowest gaps: they count this often.
 LUMPS = 2.0
+# Costs that differ by less are taken for the same: a prediction is not nearer.
+SAME_WITHIN = 0.05
 
 
 def wait_ms(request: types.Request, observed: types.Observed, candidates: list[types.Endpoint]) -> list[float]:

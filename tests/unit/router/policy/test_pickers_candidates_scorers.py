@@ -33,6 +33,23 @@ def test_lowest_takes_ties_in_turn() -> None:
     assert [pickers.lowest([1.0, 2.0, 1.0, 1.0], state) for state in range(6)] == [0, 2, 3, 0, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("scores", "gains", "chosen"),
+    [
+        ([100.0, 105.0, 106.0], [0, 10, 20], {1}),
+        ([100.0, 105.0, 106.0], [10, 10, 20], {0}),
+        ([100.0, 102.0, 101.0], [0, 10, 10], {2}),
+        ([100.0, 102.0, 102.0], [0, 10, 10], {1, 2}),
+        ([100.0, 100.0, 100.0], [5, 5, 4], {0, 1}),
+        ([100.0, 200.0], [0, 9], {0}),
+        ([0.0, 0.0], [0, 0], {0, 1}),
+    ],
+)
+def test_nearly_the_same_cost_goes_by_the_gain(scores: list[float], gains: list[int], chosen: set[int]) -> None:
+    """The highest gain within a twentieth of the lowest score, of equal ones the lowest, and equals in turn."""
+    assert {pickers.nearly_lowest(scores, gains, 0.05, state) for state in range(6)} == chosen
+
+
 def test_small_pool_is_scored_whole() -> None:
     """Up to 16 endpoints all are candidates."""
     observed = policies.observed([policies.endpoint(slot) for slot in range(16)], {3: 2})
