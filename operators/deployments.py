@@ -49,14 +49,6 @@ class Snapshot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
-    """Why a worker cannot be made: no quota, no rights, an engine that is not hosted."""
-
-    reason: str
-    message: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Outcome:
     """Whether all is as wanted, and when to look again where nothing else tells."""
 
@@ -116,15 +108,14 @@ class DeploymentReconciler:
         if snapshot is None:
             return Outcome(True)
         now_s = self._clock.now_s()
-        await self._keep_revisions(snapshot)
-        problem = await self._act(snapshot, now_s)
-        route = await keeping.keep(
+        problem = await self._keep_revisions(snapshot) or await self._act(snapshot, now_s)
+        kept = await keeping.keep(
             self._kube, self._sight, self._host, snapshot.deployment, snapshot.seen, snapshot.observed
         )
         # The status is what was seen before the commands: what they did is seen in the next pass, which they cause.
-        await self._say(snapshot, problem, route, now_s)
-        if problem is not None:
-            raise errors.TerminalError(problem.message)
+        await self._say(snapshot, problem, kept, now_s)
+        for each in (*([problem] if problem else []), *kept.problems):
+            raise errors.TerminalError(each.message)
         return _outcome(snapshot)
 
     async def _adopt(self, snapshot: Snapshot) -> bool:
@@ -189,8 +180,17 @@ class DeploymentReconciler:
         plan = dataclasses.replace(plan, commands=(*plan.commands, *stuck))
         return Snapshot(deployment, seen, observed, decision, placements, plan, newest)
 
-    async def _keep_revisions(self, snapshot: Snapshot) -> None:
+    async def _keep_revisions(self, snapshot: Snapshot) -> problems.Problem | None:
         """Keeps the newest revision before any worker of it is made, and forgets old ones beyond the limit."""
+        try:
+            await self._revise(snapshot)
+        except (errors.FencedError, kube.UnauthorizedError):
+            raise
+        except errors.TerminalError as exc:
+            return problems.of_object(sight.REVISION.name, snapshot.newest, str(exc))
+        return None
+
+    async def _revise(self, snapshot: Snapshot) -> None:
         deployment, namespace = snapshot.deployment, snapshot.deployment.metadata.namespace
         found = snapshot.seen.of(sight.REVISION)
         kept = revisions.by_name(found)
@@ -207,26 +207,35 @@ class DeploymentReconciler:
             meta = each["metadata"]
             await self._kube.delete(sight.REVISION.path(namespace, meta["name"]), meta["uid"])
 
-    async def _act(self, snapshot: Snapshot, now_s: float) -> Problem | None:
-        """Carries the commands out, each safe to repeat. A worker that cannot be made at all is returned, for the status."""
+    async def _act(self, snapshot: Snapshot, now_s: float) -> problems.Problem | None:
+        """Carries the commands out, each safe to repeat. One that is refused is returned, for the status."""
         for command in snapshot.plan.commands:
-            match command:
-                case workers.Create():
-                    problem = await self._create(snapshot, command)
-                    if problem is not None:
-                        return problem
-                case workers.Drain():
-                    await self._drain(snapshot, command.worker, now_s)
-                case workers.Delete():
-                    meta = snapshot.worker(command.worker)["metadata"]
-                    path = snapshot.kind(command.worker).path(meta["namespace"], command.worker)
-                    await self._kube.delete(path, meta["uid"], meta["resourceVersion"])
+            try:
+                problem = await self._carry_out(snapshot, command, now_s)
+            except (errors.FencedError, kube.UnauthorizedError):
+                raise
+            except errors.TerminalError as exc:
+                problem = problems.of_object(snapshot.kind(command.worker).name, command.worker, str(exc))
+            if problem is not None:
+                return problem
             self._done(type(command).__name__)
             self._log.info("worker_command", command=type(command).__name__, **dataclasses.asdict(command))
             await self._tell(events.of_command(snapshot.deployment, command, now_s))
         return None
 
-    async def _create(self, snapshot: Snapshot, command: workers.Create) -> Problem | None:
+    async def _carry_out(self, snapshot: Snapshot, command: workers.Command, now_s: float) -> problems.Problem | None:
+        match command:
+            case workers.Create():
+                return await self._create(snapshot, command)
+            case workers.Drain():
+                await self._drain(snapshot, command.worker, now_s)
+            case workers.Delete():
+                meta = snapshot.worker(command.worker)["metadata"]
+                path = snapshot.kind(command.worker).path(meta["namespace"], command.worker)
+                await self._kube.delete(path, meta["uid"], meta["resourceVersion"])
+        return None
+
+    async def _create(self, snapshot: Snapshot, command: workers.Create) -> problems.Problem | None:
         namespace = snapshot.deployment.metadata.namespace
         try:
             template = self._template(snapshot, command.revision)
@@ -238,19 +247,16 @@ class DeploymentReconciler:
                 )
             made = await self._kube.create(kind.path(namespace), document)
         except pods.UnsupportedError as exc:
-            return Problem("Unsupported", str(exc))
-        except errors.FencedError:
+            return problems.Problem("Unsupported", str(exc))
+        except (errors.FencedError, kube.UnauthorizedError):
             raise
         except errors.TerminalError as exc:
-            return Problem(*problems.of_refusal(str(exc)))
+            return problems.Problem(*problems.of_refusal(str(exc)))
         if made is None:
             # There it is, unseen as yet: this operator's from an answer that was lost, or somebody else's.
             made = await self._kube.get(kind.path(namespace, command.worker))
             if made is not None and not _ours(made, snapshot.deployment):
-                return Problem(
-                    "NameTaken",
-                    f"{kind.name} {command.worker} is not of this ModelDeployment -> delete or rename what made it",
-                )
+                return problems.name_taken(kind.name, command.worker)
         if made is not None:
             self._sight.wrote(kind, made)
         return None
@@ -290,15 +296,18 @@ class DeploymentReconciler:
             self._sight.wrote(kind, await self._kube.merge(kind.path(namespace, worker), change))
         await self._fleets.registry(namespace).set_state(worker, None, types.WorkerState.DRAINING)
 
-    async def _say(self, snapshot: Snapshot, problem: Problem | None, route: routes.Route | None, now_s: float) -> None:
+    async def _say(
+        self, snapshot: Snapshot, problem: problems.Problem | None, kept: keeping.Kept, now_s: float
+    ) -> None:
         """Writes the status where it differs."""
         before = snapshot.deployment
         report = status.Report(
             snapshot.plan.held,
             snapshot.decision,
             snapshot.placements,
-            (problem.reason, problem.message) if problem else None,
-            routes.judge(before, route) if route is not None else None,
+            problem,
+            kept.problems,
+            routes.judge(before, kept.route) if kept.route is not None else None,
             images.older(before, snapshot.seen, snapshot.observed.workers, self._host),
         )
         wanted = status.of_deployment(before, snapshot.observed, report, now_s)

@@ -83,5 +83,6 @@ _NORMAL = frozenset(
         "RouteAccepted",
         "RouteWaiting",
         "ImagesCurrent",
+        "AllKept",
     }
 )

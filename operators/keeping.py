@@ -1,15 +1,28 @@
-"""Keeps what a deployment owns beside its workers: what differs is applied, what is not wanted any more goes."""
+"""Keeps what a deployment owns beside its workers: what differs is applied, what is not wanted any more goes.
+
+What is refused, and what somebody else has under the name, is told and holds nothing else up.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from operators import cache, kube, objects, pods, sight, units
-from operators.policy import routes, workers
+from operators.policy import problems, routes, workers
 from penstock.api.crds import modeldeployment
 from penstock.runtime import errors
 
 Object = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What could not be kept, and how the route stands (None where none is asked for)."""
+
+    problems: tuple[problems.Problem, ...]
+    route: routes.Route | None
 
 
 async def keep(
@@ -19,22 +32,20 @@ async def keep(
     deployment: modeldeployment.ModelDeployment,
     seen: sight.Seen,
     observed: workers.Observed,
-) -> routes.Route | None:
-    """Budgets, Service, EndpointSlices, pool, route; how the route stands, None where none is asked for.
-
-    Raises `RetryableError`, `TerminalError`. A route that the API server refuses is told, and holds nothing else up.
-    """
+) -> Kept:
+    """Budgets, Service, EndpointSlices, pool, route. Raises `RetryableError`, `FencedError`, `UnauthorizedError`."""
     wanted = [
         (sight.BUDGET, objects.budgets(deployment)),
         (sight.SERVICE, [objects.service(deployment)]),
         (sight.SLICE, objects.slices(deployment, observed.workers, units.addresses(seen))),
     ]
-    pools = host.picker != "" and looking.has(sight.POOL)
-    if pools:
-        wanted.append((sight.POOL, [objects.pool(deployment, host.picker)]))
+    if looking.has(sight.POOL):
+        # Without a picker none: what nobody chooses for must not stay.
+        wanted.append((sight.POOL, [objects.pool(deployment, host.picker)] if host.picker else []))
+    found: list[problems.Problem] = []
     for kind, documents in wanted:
-        await _kept(client, looking, seen, kind, documents)
-    return await _keep_route(client, looking, host, deployment, seen)
+        found += await _kept(client, looking, seen, kind, documents)
+    return Kept(tuple(found), await _keep_route(client, looking, host, deployment, seen))
 
 
 async def _keep_route(
@@ -47,42 +58,68 @@ async def _keep_route(
     gateway = deployment.spec.gateway
     lack = routes.lack(looking.has(sight.ROUTE), looking.has(sight.POOL), host.picker != "")
     documents = [objects.route(deployment, gateway)] if gateway is not None and lack is None else []
-    refused = ""
-    if documents and not seen.of(sight.ROUTE):
-        refused = await _taken(client, deployment)
-    if looking.has(sight.ROUTE) and not refused:
-        try:
-            await _kept(client, looking, seen, sight.ROUTE, documents)
-        except errors.FencedError:
-            raise
-        except errors.TerminalError as exc:
-            refused = f"{exc} -> correct spec.gateway"
+    found: Sequence[problems.Problem] = ()
+    if looking.has(sight.ROUTE):
+        found = await _kept(client, looking, seen, sight.ROUTE, documents)
     if gateway is None:
         return None
-    found = next(iter(seen.of(sight.ROUTE)), None)
-    return routes.Route(lack, refused, found)
-
-
-async def _taken(client: kube.KubeClient, deployment: modeldeployment.ModelDeployment) -> str:
-    """Why the route's name cannot be used: a person's own route of this name is not written over."""
-    meta = deployment.metadata
-    there = await client.get(sight.ROUTE.path(meta.namespace, meta.name))
-    if there is None or cache.owner_uid(there) == meta.uid:
-        return ""
-    return f"HTTPRoute {meta.name} is there and not of this ModelDeployment -> delete or rename it"
+    refused = "; ".join(each.message for each in found)
+    return routes.Route(lack, refused, next(iter(seen.of(sight.ROUTE)), None))
 
 
 async def _kept(
     client: kube.KubeClient, looking: sight.Sight, seen: sight.Seen, kind: sight.Kind, documents: list[Object]
-) -> None:
-    found = {each["metadata"]["name"]: each for each in seen.of(kind)}
-    namespace = seen.document["metadata"]["namespace"]
+) -> list[problems.Problem]:
+    """Applies and deletes objects of one kind; what could not be."""
+    there = {each["metadata"]["name"]: each for each in seen.of(kind)}
+    found: list[problems.Problem] = []
     for document in documents:
         name = document["metadata"]["name"]
-        if not objects.covers(document, _typed(document, found.pop(name, None))):
-            looking.wrote(kind, await client.apply(kind.path(namespace, name), document))
-    for name, each in found.items():
-        await client.delete(kind.path(namespace, name), each["metadata"]["uid"])
+        try:
+            problem = await _applied(client, looking, seen, kind, document, there.pop(name, None))
+        except (errors.FencedError, kube.UnauthorizedError):
+            raise
+        except errors.TerminalError as exc:
+            problem = problems.of_object(kind.name, name, str(exc))
+        found += [problem] if problem else []
+    for name, each in there.items():
+        try:
+            await client.delete(kind.path(each["metadata"]["namespace"], name), each["metadata"]["uid"])
+        except (errors.FencedError, kube.UnauthorizedError):
+            raise
+        except errors.TerminalError as exc:
+            found.append(problems.of_object(kind.name, name, str(exc)))
+    return found
+
+
+async def _applied(
+    client: kube.KubeClient,
+    looking: sight.Sight,
+    seen: sight.Seen,
+    kind: sight.Kind,
+    document: Object,
+    known: Object | None,
+) -> problems.Problem | None:
+    """Applies what differs. What bears the name and is not this deployment's is not written over."""
+    if objects.covers(document, _typed(document, known)):
+        return None
+    meta = document["metadata"]
+    path = kind.path(meta["namespace"], meta["name"])
+    if known is None and not _is_ours(await client.get(path), seen, meta["labels"]):
+        return problems.name_taken(kind.name, meta["name"])
+    looking.wrote(kind, await client.apply(path, document))
+    return None
+
+
+def _is_ours(there: Object | None, seen: sight.Seen, labels: Object) -> bool:
+    """Whether an object may be written: none is there, or one that an operator made for a deployment of this name."""
+    if there is None:
+        return True
+    owners = there["metadata"].get("ownerReferences") or ()
+    if not cache.owner_uid(there):
+        return objects.covers(labels, there["metadata"].get("labels"))
+    former = {"kind": "ModelDeployment", "name": seen.document["metadata"]["name"], "controller": True}
+    return any(objects.covers(former, each) for each in owners)
 
 
 def _typed(document: Object, found: Object | None) -> Object | None:

@@ -40,14 +40,21 @@ NAMESPACED = (
         ("rayclusters", "rayservices"),
         ("get", "list", "watch", "create", "patch", "delete"),
     ),
-    Rule("limits of evictions", "policy", ("poddisruptionbudgets",), ("list", "watch", "create", "patch", "delete")),
-    Rule("the workers' Service", "", ("services",), ("list", "watch", "create", "patch")),
-    Rule("its addresses", "discovery.k8s.io", ("endpointslices",), ("list", "watch", "create", "patch", "delete")),
+    Rule(
+        "limits of evictions",
+        "policy",
+        ("poddisruptionbudgets",),
+        ("get", "list", "watch", "create", "patch", "delete"),
+    ),
+    Rule("the workers' Service", "", ("services",), ("get", "list", "watch", "create", "patch")),
+    Rule(
+        "its addresses", "discovery.k8s.io", ("endpointslices",), ("get", "list", "watch", "create", "patch", "delete")
+    ),
     Rule(
         "pools of the Gateway API",
         "inference.networking.k8s.io",
         ("inferencepools",),
-        ("list", "watch", "create", "patch"),
+        ("get", "list", "watch", "create", "patch", "delete"),
     ),
     Rule(
         "routes of the Gateway API",

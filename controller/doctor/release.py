@@ -185,7 +185,7 @@ def models(sight: Sight) -> Iterator[Finding]:
             yield Finding("models", Level.OK, f"{shown}: {ready['message']}")
         else:
             yield Finding("models", Level.WARNING, f"{shown}: {ready['reason']}: {ready['message']}", mend)
-        for kind in ("UpToDate", "Routed"):
+        for kind in ("UpToDate", "Routed", "Published"):
             said = conditions.get(kind)
             if said is not None and said["status"] == "False":
                 cause, _, step = said["message"].partition(" -> ")

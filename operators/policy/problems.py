@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Why a worker cannot be made, or another object not be kept: no quota, no rights, a name that is taken."""
+
+    reason: str
+    message: str
+
+
 # Reasons that a container waits for: of the worker's own making. The rest passes by itself.
 _CONTAINER = {
     "ErrImagePull": "check the image's name and spec.placement.imagePullSecrets",
@@ -38,6 +49,20 @@ def of_refusal(message: str) -> tuple[str, str]:
     if "violates podsecurity" in text:
         return "PodSecurity", _joined("", message, _pod_security_step(text))
     return "CreationRefused", _joined("", message, "correct what the message names in the ModelDeployment")
+
+
+def of_object(kind: str, name: str, message: str) -> Problem:
+    """An object beside the workers that the API server does not take."""
+    reason, said = of_refusal(message)
+    return Problem("Refused" if reason == "CreationRefused" else reason, f"{kind} {name}: {said}")
+
+
+def name_taken(kind: str, name: str) -> Problem:
+    """An object of this name is somebody else's."""
+    return Problem(
+        "NameTaken",
+        f"{kind} {name} is there and not of this ModelDeployment -> delete it, or rename it or the deployment",
+    )
 
 
 def _pod_security_step(text: str) -> str:

@@ -7,12 +7,13 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from operators.policy import accelerators, rollout, routes, workers
+from operators.policy import accelerators, problems, rollout, routes, workers
 from penstock.api.crds import base, modeldeployment, values
 
 READY = "Ready"
 PROGRESSING = "Progressing"
 UP_TO_DATE = "UpToDate"
+PUBLISHED = "Published"
 
 
 def condition(
@@ -45,8 +46,10 @@ class Report:
     held: str
     decision: rollout.Decision
     placements: Mapping[str, accelerators.Placement] = dataclasses.field(default_factory=dict)
-    # Reason and message of a worker that cannot be made.
-    problem: tuple[str, str] | None = None
+    # Why a worker cannot be made.
+    problem: problems.Problem | None = None
+    # What could not be kept beside the workers.
+    unkept: Sequence[problems.Problem] = ()
     # Of the route from Gateways, where one is asked for.
     route: routes.Said | None = None
     # Workers whose image is not the default that a new one would get: the image that each has, and the default.
@@ -101,7 +104,8 @@ def of_deployment(
         _role(pool, observed.workers, state.update, report.placements.get(pool.role)) for pool in desired.pools
     )
     wanted, ready = sum(role.wanted for role in roles), sum(role.ready for role in roles)
-    reason, message = report.problem or _cause(roles, observed, report.held)
+    problem = report.problem
+    reason, message = (problem.reason, problem.message) if problem else _cause(roles, observed, report.held)
     generation, before = deployment.metadata.generation, deployment.status.conditions
     moving, why, said = _progress(report.decision, observed)
     conditions = [
@@ -111,8 +115,11 @@ def of_deployment(
     if report.route is not None:
         route = report.route
         conditions.append(condition(before, routes.ROUTED, route.holds, route.reason, route.message, generation, now_s))
-    told = any(each.type == UP_TO_DATE for each in before)
-    if report.older or told:
+    told = {each.type for each in before}
+    if report.unkept or PUBLISHED in told:
+        why, said = _published(report.unkept)
+        conditions.append(condition(before, PUBLISHED, not report.unkept, why, said, generation, now_s))
+    if report.older or UP_TO_DATE in told:
         why, said = _age(deployment, report.older, sum(role.present for role in roles))
         conditions.append(condition(before, UP_TO_DATE, not report.older, why, said, generation, now_s))
     return modeldeployment.Status(
@@ -128,6 +135,13 @@ def of_deployment(
         rollout=_remembered(report.decision),
         older_images=len(report.older),
     )
+
+
+def _published(unkept: Sequence[problems.Problem]) -> tuple[str, str]:
+    """Reason and message of the Published condition, which is there since something could first not be kept."""
+    if not unkept:
+        return "AllKept", "Service, EndpointSlices, disruption budgets and InferencePool are as wanted"
+    return unkept[0].reason, "; ".join(each.message for each in unkept)[:1000]
 
 
 def _age(

@@ -17,6 +17,12 @@ from penstock.api.crds import base
 
 Object = dict[str, Any]
 _OWN = {each.__name__: each.KIND for each in crds.KINDS}
+_OTHER = {
+    "EndpointSlice": "endpointslices",
+    "HTTPRoute": "httproutes",
+    "InferencePool": "inferencepools",
+    "PodDisruptionBudget": "poddisruptionbudgets",
+}
 _CORE = {
     "Namespace": "namespaces", "Pod": "pods", "Secret": "secrets", "Event": "events", "Service": "services",
     "ResourceQuota": "resourcequotas",
@@ -141,8 +147,8 @@ def path_of(document: Object, namespace: str) -> str:
     if kind in _OWN:
         middle = f"/namespaces/{namespace}" if _OWN[kind].namespaced else ""
         return f"/apis/{base.API_VERSION}{middle}/{_OWN[kind].plural}"
-    if kind == "HTTPRoute":
-        return f"/apis/{document['apiVersion']}/namespaces/{namespace}/httproutes"
+    if kind in _OTHER:
+        return f"/apis/{document['apiVersion']}/namespaces/{namespace}/{_OTHER[kind]}"
     if kind in ("Namespace", "Node"):
         return f"/api/v1/{kind.lower()}s"
     return f"/api/v1/namespaces/{namespace}/{_CORE[kind]}"

@@ -304,5 +304,5 @@ async def test_a_name_that_another_has_is_said(stage: Stage) -> None:
     with pytest.raises(errors.TerminalError):
         await stage.once()
     assert stage.ready()["reason"] == "NameTaken"
-    assert "Pod m-0 is not of this ModelDeployment -> delete or rename" in stage.ready()["message"]
+    assert "Pod m-0 is there and not of this ModelDeployment -> delete it, or rename" in stage.ready()["message"]
     assert "ownerReferences" not in stage.pods()["m-0"]["metadata"]

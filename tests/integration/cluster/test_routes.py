@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from operators import sight
+from penstock.runtime import errors
 from tests.cluster import api, binaries
 from tests.support.operator_process import until
 from tests.support.stage import Stage
@@ -163,7 +164,7 @@ async def test_a_persons_own_route_stays(routed: Stage) -> None:
     routed.create(1, gateway=GATEWAY)
     await routed.once()
     said = routed.condition("Routed")
-    assert (said["status"], said["reason"]) == ("False", "RouteRefused") and "delete or rename" in said["message"]
+    assert (said["status"], said["reason"]) == ("False", "RouteRefused") and "delete it, or rename" in said["message"]
     assert route(routed)["spec"]["parentRefs"][0]["name"] == "mine"
 
 
@@ -175,3 +176,31 @@ async def test_a_refused_route_is_named(routed: Stage) -> None:
     said = routed.condition("Routed")
     assert said["reason"] == "RouteRefused" and "sectionName" in said["message"], said
     assert set(routed.pods()) == {"m-0"}
+
+
+async def test_a_persons_own_pool_stays(routed: Stage) -> None:
+    """As every object of the deployment's name that is not the deployment's."""
+    target = {"spec": {
+        "selector": {"matchLabels": {"app": "mine"}}, "targetPorts": [{"number": 80}],
+        "endpointPickerRef": {"name": "mine", "port": {"number": 9002}},
+    }}  # fmt: skip
+    about = {"apiVersion": sight.POOL.api_version, "kind": "InferencePool", "metadata": {"name": "m"}}
+    made = routed.server.create(about | target, routed.namespace)
+    assert made.is_success, made.text
+    routed.create(1)
+    with pytest.raises(errors.TerminalError, match="InferencePool m is there"):
+        await routed.once()
+    assert routed.condition("Published")["reason"] == "NameTaken"
+    found = routed.server.get(sight.POOL.path(routed.namespace, "m")).json()
+    assert found["spec"]["endpointPickerRef"]["name"] == "mine" and "ownerReferences" not in found["metadata"]
+
+
+async def test_a_pool_goes_with_the_picker(routed: Stage) -> None:
+    """Nobody is left to choose for it: a Gateway that it stayed for would answer nothing but errors."""
+    routed.create(1)
+    await routed.once()
+    assert routed.server.get(sight.POOL.path(routed.namespace, "m")).is_success
+    routed.host = dataclasses.replace(routed.host, picker="")
+    routed.reconciler = routed.another()
+    await routed.once()
+    assert routed.server.get(sight.POOL.path(routed.namespace, "m")).status_code == 404
