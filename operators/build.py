@@ -93,7 +93,8 @@ def pod_spec(
         else _real(deployment, role, create, host, profile)
     )
     return {
-        # A drained worker ends with 0 and stays ended; one that crashed is started again in its place.
+        # A drained worker ends with 0 and stays ended; what fails is started again in its place. An engine that ends with 0
+        # by itself is replaced with its Pod.
         "restartPolicy": "OnFailure",
         "terminationGracePeriodSeconds": drain_s + GRACE_S,
         "automountServiceAccountToken": False,

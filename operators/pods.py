@@ -18,6 +18,7 @@ ROLE_LABEL = "penstock.dev/role"
 REVISION_LABEL = "penstock.dev/revision"
 # The container of the agent, where it has one of its own.
 AGENT = "agent"
+ENGINE = "engine"
 WORKER_LABEL = "penstock.dev/worker"
 ACCELERATOR_LABEL = "penstock.dev/accelerator"
 DRAIN_ANNOTATION = "penstock.dev/drain-since"
@@ -106,7 +107,8 @@ def observed(
         unready_since_s=_since_s(ready) if started and not answers else None,
         restarts=max((int(each.get("restartCount", 0)) for each in containers), default=0),
         faulty=faulty,
-        ended=any(_has_ended(each) for each in status.get("containerStatuses", ())),
+        ended=_ended_well(status, AGENT),
+        engine_ended=_ended_well(status, ENGINE),
     )
 
 
@@ -117,10 +119,12 @@ _PHASES = {
 }
 
 
-def _has_ended(container: Object) -> bool:
-    """Whether this is an agent that has drained its worker: one that failed is started again."""
-    ended = container.get("state", {}).get("terminated")
-    return container.get("name") == AGENT and ended is not None and ended.get("exitCode") == 0
+def _ended_well(status: Object, name: str) -> bool:
+    """Whether a container of a Pod has ended with 0, as an agent does that has drained its worker."""
+    return any(
+        each.get("name") == name and each.get("state", {}).get("terminated", {}).get("exitCode") == 0
+        for each in status.get("containerStatuses", ())
+    )
 
 
 def _since_s(condition: Object) -> float | None:
@@ -138,6 +142,8 @@ def _problem(name: str, status: Object, conditions: dict[str, Object]) -> tuple[
         said = problems.of_container(name, waiting.get("reason", ""), waiting.get("message", ""))
         if said:
             return said, True
+    if _ended_well(status, ENGINE) and not _ended_well(status, AGENT):
+        return problems.of_engine_end(name), True
     return "", False
 
 

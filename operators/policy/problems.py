@@ -34,6 +34,13 @@ def of_container(pod: str, reason: str, message: str) -> str:
     return _joined(reason, message, _CONTAINER[reason].format(pod=pod))
 
 
+def of_engine_end(pod: str) -> str:
+    """An engine that has ended by itself, as if all were well: Kubernetes does not start it again."""
+    return _joined(
+        "EngineEnded", "the engine has ended with exit code 0", f"read why with `kubectl logs {pod} -c engine`"
+    )
+
+
 def of_scheduling(reason: str, message: str) -> str:
     """A Pod that has no node."""
     return _joined(reason or "Unschedulable", message, _UNSCHEDULABLE)

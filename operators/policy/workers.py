@@ -18,6 +18,8 @@ from penstock.api.crds import modeldeployment, values
 
 # A Pod that should have ended for so long is on a node that does not answer: its accelerators are not waited for.
 OVERDUE_S = 60.0
+# An engine that ends by itself is replaced when its Pod is so old: one that always does is no work for the API server.
+ENGINE_END_S = 60.0
 
 
 class Phase(enum.StrEnum):
@@ -59,6 +61,8 @@ class Worker:
     broken: bool = False
     # Its agent has drained it and ended, whoever asked for that; the engine still holds its accelerators.
     ended: bool = False
+    # Its engine has ended with 0, which a kubelet does not start again.
+    engine_ended: bool = False
 
     @property
     def live(self) -> bool:
@@ -189,7 +193,7 @@ def reconcile(
     held = waiting = 0
     for role in sorted({*pools, *(worker.role for worker in observed.workers)}):
         pool = pools.get(role, Pool(role, 0))
-        members = [worker for worker in observed.workers if worker.role == role]
+        members = [_aged(worker, now_s) for worker in observed.workers if worker.role == role]
         commands += _ended(members)
         commands += _drained(members, observed.registry, desired.drain_timeout_s, now_s)
         revisions = _missing(pool, members, rolling)
@@ -255,8 +259,14 @@ def _surplus(pool: Pool, members: Sequence[Worker], rolling: Rolling) -> list[tu
     return gone + [(worker, f"revision {worker.revision} is replaced by {rolling.target}") for worker in chosen]
 
 
+def _aged(worker: Worker, now_s: float) -> Worker:
+    """A worker whose engine has ended by itself, once it is old enough, has ended."""
+    late = worker.engine_ended and now_s >= worker.created_s + ENGINE_END_S
+    return dataclasses.replace(worker, ended=True) if late else worker
+
+
 def _ended(members: Sequence[Worker]) -> list[Command]:
-    """Workers that are gone: after a drain, by an eviction, or as a unit that has lost a rank."""
+    """Workers that are gone: after a drain, by an eviction, as a unit that has lost a rank, or with their engine."""
     found: list[Command] = []
     for worker in members:
         if worker.deleting:
@@ -264,7 +274,7 @@ def _ended(members: Sequence[Worker]) -> list[Command]:
         if worker.phase in (Phase.SUCCEEDED, Phase.FAILED):
             found.append(Delete(worker.name, "it has ended" if worker.phase is Phase.SUCCEEDED else "it has failed"))
         elif worker.ended:
-            found.append(Delete(worker.name, "it has drained"))
+            found.append(Delete(worker.name, "its engine has ended" if worker.engine_ended else "it has drained"))
         elif worker.broken:
             found.append(Delete(worker.name, "a rank was lost: the whole unit is built anew"))
     return found
@@ -293,6 +303,7 @@ def _again_s(desired: Desired, observed: Observed, now_s: float) -> float | None
         for worker in observed.workers
         if worker.draining_since_s is not None and not worker.deleting
     ]
+    ends += [worker.created_s + ENGINE_END_S for worker in observed.workers if worker.engine_ended]
     ends += [worker.gone_by_s + OVERDUE_S for worker in observed.workers if worker.gone_by_s is not None]
     return min((max(0.0, end_s - now_s) for end_s in ends if end_s > now_s), default=None)
 

@@ -159,7 +159,12 @@ def test_the_ca_of_redis_is_mounted_where_there_is_one() -> None:
 
 @pytest.mark.parametrize(("name", "code", "ended"), [("agent", 0, True), ("agent", 1, False), ("engine", 0, False)])
 def test_an_agent_that_ended_well_has_drained_its_worker(name: str, code: int, ended: bool) -> None:
-    """One that failed is started again, and an engine that ended too."""
+    """One that failed is started again; an engine that ended well is told, for nobody starts it again."""
     found = pod_of()
     found["status"]["containerStatuses"] = [{"name": name, "state": {"terminated": {"exitCode": code}}}]
-    assert pods.observed(found, None, True).ended is ended
+    seen = pods.observed(found, None, True)
+    assert seen.ended is ended
+    assert seen.engine_ended is seen.faulty is (name == "engine")
+    assert (
+        "the engine has ended with exit code 0 -> read why with `kubectl logs llama-hub-0 -c engine`" in seen.problem
+    ) is (name == "engine")

@@ -107,6 +107,21 @@ CASES = {
         (serving("m-0", phase=Phase.FAILED),),
         [Delete("m-0", "it has failed"), Create("m-1", "unified")],
     ),
+    "its engine has ended by itself: replaced": (
+        wanted(unified=1),
+        (serving("m-0", engine_ended=True, created_s=NOW_S - 60),),
+        [Delete("m-0", "its engine has ended"), Create("m-1", "unified")],
+    ),
+    "its engine has ended at once: not yet": (
+        wanted(unified=1),
+        (serving("m-0", engine_ended=True, created_s=NOW_S - 59),),
+        [],
+    ),
+    "its engine has ended, and it is one too many: once": (
+        wanted(unified=0),
+        (serving("m-0", engine_ended=True, created_s=NOW_S - 60),),
+        [Delete("m-0", "its engine has ended")],
+    ),
     "drained by somebody else: its engine holds its place until it has gone": (
         wanted(unified=2),
         (serving("m-0"), serving("m-1", ready=False, registered=None, ended=True)),
