@@ -12,7 +12,7 @@ BENCH_STAMP := .venv-bench/.installed
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	--no-annotate --python-version 3.11
 
-.PHONY: help setup up cluster cluster-node test test-cluster test-compiled test-traces test-vllm check format generate lock bench vllm clean
+.PHONY: help setup up cluster cluster-node test test-cluster test-compiled test-long test-traces test-vllm check format generate lock bench vllm clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -27,9 +27,13 @@ up: setup ## A local fleet that answers OpenAI requests (ENGINE=sim|vllm, UP_ARG
 	@if [ "$(ENGINE)" = vllm ]; then $(BIN)/python -m workers.vllm.install; fi
 	@exec $(BIN)/penstock up --engine "$(ENGINE)" $(UP_ARGS)
 
-test: setup ## The tests (without those that need real nodes, a vLLM engine or whole traces)
+test: setup ## The tests (without the longest, and those that need real nodes, a vLLM engine or whole traces)
 	-@$(BIN)/python -m tests.cluster build
-	$(BIN)/python -m pytest -m "not vllm and not traces and not cluster" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not vllm and not traces and not cluster and not long" $(PYTEST_ARGS)
+
+test-long: setup ## The longest: an hour's renewals without the API server, what the images hold (4 minutes)
+	-@$(BIN)/python -m tests.cluster build
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 cluster: setup ## The programs of Kubernetes for the tests, built once with Go (KUBEBUILDER_ASSETS takes others)
 	$(BIN)/python -m tests.cluster build

@@ -23,7 +23,7 @@ from tests.support.load import Load
 
 # How long the API server is away; PENSTOCK_TEST_AWAY_S=3600 is the hour itself.
 AWAY_S = float(os.environ.get("PENSTOCK_TEST_AWAY_S", "60"))
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(AWAY_S + 240)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(AWAY_S + 240)]
 # A worker renews every second for as long as it lives: in an hour that is
 RENEWALS = 3600
 # so a minute is enough for as many. The lease itself has its default length (3 s): its twentieth life ends in that minute.

@@ -20,7 +20,7 @@ from penstock.runtime import clock as clocks
 from penstock.runtime import embedded_redis, processes
 from tests.support import containers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 _NAMES = ("gateway", "controller", "operator", "worker-sim")
 
 
