@@ -19,12 +19,16 @@ CONTROL_PORT = 8002
 GRACE_S = 30
 _PROBE_S = 5
 # Of the engine's image, which has Python as its engine does. The agent answers within the Pod only.
-_PRE_STOP = f"""import urllib.request
-try:
-    # No proxy of the engine's environment between.
-    urllib.request.build_opener(urllib.request.ProxyHandler({{}})).open("http://127.0.0.1:{AGENT_PORT}/drain")
-except OSError:
-    pass  # the agent has ended: it was told as well, and there is nothing to wait for
+_PRE_STOP = f"""import time, urllib.request
+# No proxy of the engine's environment between.
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({{}}))
+for again_s in (0.5, 1, 2, 0):
+    try:
+        opener.open("http://127.0.0.1:{AGENT_PORT}/drain")
+        break
+    except OSError:
+        # The agent is starting (again), or it has ended: it was told as well, and there is nothing to wait for.
+        time.sleep(again_s)
 """
 _USER = 65532
 # Of the engine's own files: caches of compiled kernels, settings, locks.

@@ -187,7 +187,7 @@ class Informer:
 
     async def _failed(self, path: str, version: str, exc: errors.PenstockError) -> str:
         """Waits, longer each time until a watch runs again; the version to go on from."""
-        if self._optional and "404" in str(exc):
+        if self._optional and isinstance(exc, kube.UnknownKindError):
             self._listed.add(path)
             self._away.pop(path, None)
             self.present = False

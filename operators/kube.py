@@ -37,6 +37,10 @@ class Event:
     object: Object
 
 
+class UnknownKindError(errors.TerminalError):
+    """The server has no such kind, or no such object to change."""
+
+
 class KubeClient:
     """All methods raise `RetryableError` where the server is away, busy or in conflict, else `TerminalError`."""
 
@@ -230,6 +234,8 @@ def _error(answer: httpx.Response) -> errors.PenstockError:
         return GoneError(text)
     if answer.status_code == 409:
         return ConflictError(text)
+    if answer.status_code == 404:
+        return UnknownKindError(text)
     if answer.status_code == 401:
         # A token that has just been rotated is read anew for the next call.
         return UnauthorizedError(text)

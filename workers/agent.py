@@ -46,6 +46,9 @@ class WorkerAgent:
         Raises what the engine raises (nothing stays registered then), and `RetryableError` without a registry.
         """
         incarnation = await self._registry.next_incarnation()
+        if self._drain is not None:
+            # Asked to go before it was anybody: nothing was registered, and nothing is.
+            return
         # A port of zero is none yet; the endpoint is set before anything may be sent there.
         self.record = types.WorkerRecord(
             id=self._spec.id,
@@ -64,6 +67,11 @@ class WorkerAgent:
             control_port=self.control_port,
         )
         await self._announce()
+        if self._drain is not None:
+            # The drain may have ended while it was registered.
+            await self._drain
+            await self._deregister()
+            return
         self._task = asyncio.create_task(self._keep(), name="worker-lease")
         try:
             info = await self._engine.start()

@@ -140,9 +140,14 @@ class ClusterClient(aioredis.Redis):
             self._known.remove(address)
             if address in self._seeds:
                 self._known.append(address)
+        node = self._nodes.get(address)
+        if node is None:
+            return
         # What lies idle is as dead as what was tried.
-        if address in self._nodes:
-            await self._nodes[address].connection_pool.disconnect(inuse_connections=False)
+        await node.connection_pool.disconnect(inuse_connections=False)
+        if address not in self._seeds:
+            # Nodes come and go with their addresses; what still runs on it holds it.
+            del self._nodes[address]
 
 
 class _Script:

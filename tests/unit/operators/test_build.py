@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import http.server
 import json
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -89,6 +91,28 @@ def test_the_agent_finds_the_engine_and_its_blocks() -> None:
     assert hook[:2] == ["python3", "-c"] and f"http://127.0.0.1:{found.agent_port}/drain" in hook[2]
     ended = subprocess.run([sys.executable, *hook[1:]], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, "an agent that has ended is waited for no more"
+
+
+def test_the_hook_asks_an_agent_that_starts_again() -> None:
+    """A connection that is refused, and an answer that is an error, are tried again; a drain that has ended is the end."""
+    hook = engine(built())["lifecycle"]["preStop"]["exec"]["command"][2]
+    asked: list[str] = []
+
+    class Agent(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(503 if len(asked) == 1 else 200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Agent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        script = hook.replace(str(build.AGENT_PORT), str(server.server_port))
+        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        server.shutdown()
+    assert ended.returncode == 0 and asked == ["/drain", "/drain"]
 
 
 @pytest.mark.parametrize("kv_cache", [{"events": False}, {"prefixCaching": False}])

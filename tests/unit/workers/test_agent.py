@@ -220,3 +220,34 @@ async def test_failed_start_leaves_no_registration(bench: Bench) -> None:
     with pytest.raises(errors.StartError):
         await bench.agent.start()
     assert await bench.states() == {}
+
+
+async def test_a_drain_before_it_has_a_name_leaves_nothing_registered(bench: Bench) -> None:
+    """A Pod that is deleted while its agent starts: the engine is not started, and no lease is left behind."""
+    starting = asyncio.create_task(bench.agent.start())
+    bench.agent.begin_drain()
+    await bench.clock.advance(60.0)
+    await starting
+    assert bench.agent.ended.is_set() and not bench.engine.running
+    assert await bench.states() == {}
+
+
+async def test_a_drain_while_it_registers_leaves_nothing_registered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever comes first, the registration or the drain's end."""
+    register = bench.registry.register
+
+    async def late(record: types.WorkerRecord, lease_s: float) -> None:
+        if record.state is types.WorkerState.STARTING:
+            bench.agent.begin_drain()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        await register(record, lease_s)
+
+    monkeypatch.setattr(bench.registry, "register", late)
+    starting = asyncio.create_task(bench.agent.start())
+    await bench.clock.advance(60.0)
+    await starting
+    assert bench.agent.ended.is_set() and not bench.engine.running
+    assert await bench.states() == {}
