@@ -124,6 +124,45 @@ async def test_what_blocks_a_worker_is_in_the_condition(stage: Stage) -> None:
         assert text in stage.ready()["message"]
 
 
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [
+        (
+            {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "hub" not found'}},
+            'CreateContainerConfigError: secret "hub" not found -> make the Secret or key that it names',
+        ),
+        (
+            {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}},
+            "-> read why with `kubectl logs m-0 --previous --all-containers`",
+        ),
+        (
+            {"waiting": {"reason": "ErrImagePull", "message": "no such host"}},
+            "ErrImagePull: no such host -> check the image's name and spec.placement.imagePullSecrets",
+        ),
+        (
+            {"waiting": {"reason": "InvalidImageName", "message": "couldn't parse image"}},
+            "-> correct spec.engine.image",
+        ),
+    ],
+    ids=["missing Secret", "crash loop", "image", "image's name"],
+)
+async def test_what_keeps_a_container_from_running_is_said_at_once(
+    stage: Stage, state: dict[str, Any], cause: str
+) -> None:
+    """One pass after the kubelet has said it: condition and event name the cause and the next step, and once only."""
+    stage.create(1)
+    await stage.once()
+    status = {"name": "worker", "image": "x", "imageID": "", "ready": False, "restartCount": 2, "state": state}
+    stage.pod_says("m-0", "Pending", containerStatuses=[status])
+    await stage.once()
+    assert stage.ready()["reason"] == "WorkersBlocked" and cause in stage.ready()["message"]
+    await stage.once()
+    assert stage.events().count("WorkersBlocked") == 1
+    path = f"/apis/events.k8s.io/v1/namespaces/{stage.namespace}/events"
+    said = [each["note"] for each in stage.server.get(path).json()["items"] if each["reason"] == "WorkersBlocked"]
+    assert cause in said[0]
+
+
 async def test_an_engine_that_cannot_be_started_is_said(stage: Stage) -> None:
     """A deployment that makes no Pod says what it lacks."""
     stage.create(engine={"kind": "sglang"}, model={"name": "tiny", "source": {"path": "/models/tiny"}})
