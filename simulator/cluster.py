@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from router.dataplane import gateway as production
-from simulator import gateways, requests, tally, worker
+from simulator import gateways, handover, requests, tally, worker
 from workers.engine import types
 
 _END = float("inf")
@@ -47,8 +47,8 @@ class Cluster:
         self._priorities = priorities
         self._arrivals = iter(arrivals)
         self._speed = speed
-        self._latency_s = latency_s
-        self._max_attempts = max_attempts
+        self.latency_s = latency_s
+        self.max_attempts = max_attempts
         self._rng = random.Random(seed)
         self._heap: list[tuple[float, int, Callable[[Any, int], None], Any, int]] = []
         self._order = itertools.count()
@@ -61,6 +61,15 @@ class Cluster:
         self.on_empty: Callable[[worker.Worker], None] | None = None
         # Called where a worker's cache has changed, at most once until it has reported.
         self.on_cache: Callable[[worker.Worker], None] | None = None
+        # Moves requests on whose prompt and answer are computed by two workers; None where no model has such workers.
+        self.handover: handover.Handover | None = None
+        self._split: frozenset[str] = frozenset()
+
+    def divide(self, models: Iterable[str], delay_s: float) -> handover.Handover:
+        """Prompts and answers of these models are computed by workers of their own."""
+        self._split = frozenset(models)
+        self.handover = made = handover.Handover(self, delay_s)
+        return made
 
     def at(self, time_s: float, act: Callable[[Any, int], None], what: Any = None, number: int = 0) -> None:
         """Calls `act(what, number)` at a time; equal times in the order of these calls."""
@@ -91,8 +100,10 @@ class Cluster:
     def _arrive(self, request: requests.Request) -> None:
         doors = self.gateways
         door = doors[0] if len(doors) == 1 else doors[self._rng.randrange(len(doors))]
-        feature = gateways.Feature(self._models[request.model], request.input_tokens, None)
-        call = gateways.Call(request, feature, None, self.clock.now_s)
+        model = self._models[request.model]
+        call = gateways.Call(request, gateways.Feature(model, request.input_tokens, None), None, self.clock.now_s)
+        if model in self._split:
+            gateways.divide(call, model)
         call.on_room = self._go_on
         self.tally.sent(call)
         self.send(door, call)
@@ -109,10 +120,10 @@ class Cluster:
         try:
             chosen = door.route(call)
         except production.NoEndpointError:
-            self._refuse(call, "no_endpoint")
+            self.refuse(call, "no_endpoint")
             return
         except production.UnknownModelError:
-            self._refuse(call, "model_not_found")
+            self.refuse(call, "model_not_found")
             return
         if chosen is None:
             if door.name not in self._ticking:
@@ -122,7 +133,9 @@ class Cluster:
         self.on_booked(door)
         there = self.workers[chosen]
         call.worker = there
-        there_s = self.clock.now_s + self._latency_s
+        if call.leg is not None:
+            call.leg.holder, call.leg.computed_by = there, there.id
+        there_s = self.clock.now_s + self.latency_s
         if there.ready:
             there.calls[call] = None
             before_s = there.profile.before_engine_ms(call.request.input_tokens) / 1000.0
@@ -140,7 +153,8 @@ class Cluster:
             self._ticking.add(door.name)
             self.at(self.clock.now_s + gateways.TICK_S, self._tick, door)
 
-    def _refuse(self, call: gateways.Call, why: str) -> None:
+    def refuse(self, call: gateways.Call, why: str) -> None:
+        """A request ends with an error."""
         call.error = why
         door = call.gateway
         if door is not None:
@@ -150,62 +164,108 @@ class Cluster:
         self.tally.ended(call)
 
     def _unreachable(self, call: gateways.Call, _: int) -> None:
-        self.lost(call)
+        self.lost(call, call.worker)
 
-    def lost(self, call: gateways.Call) -> None:
+    def lost(self, call: gateways.Call, there: worker.Worker) -> None:
         """An engine has gone with a request: elsewhere if nothing was answered yet, as the data plane does."""
+        if call.leg is not None and self.handover is not None:
+            self.handover.lost(call, call.leg, there)
+            return
         door = call.gateway
         assert door is not None
         door.failed(call)
-        call.worker.calls.pop(call, None)
+        there.calls.pop(call, None)
         call.job = None
         call.decoding = False
         self.on_booked(door)
         if call.first_s is not None:
-            self._refuse(call, "cut")
-        elif call.attempts >= self._max_attempts:
-            self._refuse(call, "upstream_failed")
+            self.refuse(call, "cut")
+        else:
+            self.again(call)
+
+    def again(self, call: gateways.Call) -> None:
+        """A request without a byte of its answer is sent elsewhere, so many times."""
+        door = call.gateway
+        assert door is not None
+        if call.attempts >= self.max_attempts:
+            self.refuse(call, "upstream_failed")
         else:
             self.tally.retries += 1
             self.send(door, call)
 
+    def give_up(self, call: gateways.Call, there: worker.Worker) -> None:
+        """A gateway waits no longer for a silent worker's answer."""
+        if call.leg is not None and not handover.answers(call.leg, there):
+            return
+        if call.job is not None:
+            there.engine.abort(call.job.id)
+        if call.decoding:
+            there.decoding[call.request.group] -= 1
+        self.lost(call, there)
+
     # Engines.
+
+    def new_id(self) -> str:
+        """An id for an engine's request."""
+        return str(next(self._ids))
+
+    def priority_of(self, call: gateways.Call) -> int:
+        """Of its class."""
+        return self._priorities[call.request.group]
+
+    def interrupt(self, there: worker.Worker) -> None:
+        """Something changes for an engine: a run of its steps ends with the step that is being done."""
+        if not there.hung and there.cut(self.clock.now_s):
+            self.schedule(there)
+
+    def wake(self, there: worker.Worker) -> None:
+        """Something has changed for an engine that may have had nothing to do."""
+        if there.idle and there.ready and not there.hung:
+            self.begin(there)
+            if there.idle and not there.calls and self.on_empty is not None:
+                self.on_empty(there)
+
+    def add(self, there: worker.Worker, job: types.Request) -> bool:
+        """Gives an engine a request; False where it could never run there."""
+        self.interrupt(there)
+        try:
+            there.engine.add(job, self.clock.now_s)
+        except types.RejectedRequest:
+            return False
+        there.requests += 1
+        if there.idle and not there.hung:
+            self.begin(there)
+        return True
 
     def _enter(self, call: gateways.Call, attempt: int) -> None:
         there: worker.Worker = call.worker
         if call.attempts != attempt or call not in there.calls:
             # Lost on the way, with its worker.
             return
-        now_s = self.clock.now_s
-        asked = call.request
+        asked, leg = call.request, call.leg
         job = types.Request(
             str(next(self._ids)),
             asked.input_tokens,
-            asked.output_tokens,
+            asked.output_tokens if leg is None else 1,
             asked.blocks,
             payload=call,
             priority=self._priorities[asked.group],
+            hold=leg is not None and asked.output_tokens > 1,
         )
         call.job = job
-        if not there.hung and there.cut(now_s):
-            self.schedule(there)
-        try:
-            there.engine.add(job, now_s)
-        except types.RejectedRequest:
+        if not self.add(there, job):
             door = call.gateway
             assert door is not None
-            door.core.release(call)  # type: ignore[arg-type]
+            door.release(call)
             self.on_booked(door)
-            self._refuse(call, "http_400")
-            return
-        there.requests += 1
-        if there.idle and not there.hung:
-            self.begin(there)
+            self.refuse(call, "http_400")
 
     def begin(self, there: worker.Worker) -> None:
         """Lets an idle engine start what it has to do."""
         if there.begin(self.clock.now_s):
             self.schedule(there)
+            if self.handover is not None and isinstance(there.pending, types.StepResult) and there.pending.receiving:
+                self.handover.fetch(there, there.pending.receiving)
 
     def schedule(self, there: worker.Worker) -> None:
         """The event of what is under way; a former one no longer holds."""
@@ -222,15 +282,19 @@ class Cluster:
             self.tally.gaps(there.decoding, result.first_s, result.last_s, result.steps)
         else:
             self._deliver(there, result)
-        heard_s = self.clock.now_s + self._latency_s
+        heard_s = self.clock.now_s + self.latency_s
         for job in result.finished:
             call: Any = job.payload
             if call.job is not job:
                 continue
             there.decoding[call.request.group] -= 1
+            if job.hold and self.handover is not None:
+                call.decoding = False
+                self.handover.computed(call, call.leg)
+                continue
             call.end_s = heard_s
             del there.calls[call]
-            if self._latency_s:
+            if self.latency_s:
                 self.at(heard_s, self._end_heard, call)
             else:
                 self._end_heard(call, 0)
@@ -253,6 +317,8 @@ class Cluster:
                 decoding[paused.request.group] -= 1
         if result.decoded:
             self.tally.gaps(decoding, result.duration_s, result.duration_s, 1)
+        if result.joined and self.handover is not None:
+            self.handover.joined(there, result.joined)
         for job in result.first:
             call: Any = job.payload
             if call.job is not job:
@@ -262,8 +328,8 @@ class Cluster:
             group = call.request.group
             decoding[group] += 1
             if call.first_s is None:
-                call.first_s = now_s + self._latency_s
-                if self._latency_s:
+                call.first_s = now_s + self.latency_s
+                if self.latency_s:
                     self.at(call.first_s, self._first_heard, call)
                 else:
                     self._first_heard(call, 0)

@@ -39,6 +39,7 @@ class Faults:
         acts: dict[str, Callable[[scenario.Fault, int], None]] = {
             "kill": self._kill,
             "slow": self._slow,
+            "slow-link": self._slow_link,
             "hang": self._hang,
             "drain": self._drain,
             "join": self._join,
@@ -73,7 +74,7 @@ class Faults:
         lost = list(there.calls)
         there.stop(self._now_s)
         for call in lost:
-            self._cluster.lost(call)
+            self._cluster.lost(call, there)
         if fault.restart:
             there.started_s = self._now_s
             self._cluster.at(self._now_s + self._cold_start_s(), self._restarted, there)
@@ -99,6 +100,8 @@ class Faults:
         for _number in range(fault.workers):
             there = fleet.like(self._worker(fault.like), len(workers))
             workers[there.id] = there
+            if self._cluster.handover is not None:
+                self._cluster.handover.add(there)
             there.started_s = self._now_s
             self._cluster.at(self._now_s + self._cold_start_s(), self._joined, there)
 
@@ -138,6 +141,21 @@ class Faults:
         there, slowed, factor = what
         if there.engine is slowed:
             self._set_speed(there, 1.0 / factor)
+
+    def _slow_link(self, fault: scenario.Fault, _: int) -> None:
+        assert isinstance(fault, scenario.SlowLink)
+        there = self._worker(fault.worker)
+        self._set_link(there, fault.factor)
+        self._cluster.at(self._now_s + fault.for_s, self._link_recovered, (there, fault.factor))
+
+    def _set_link(self, there: worker.Worker, factor: float) -> None:
+        assert self._cluster.handover is not None
+        there.link_factor *= factor
+        self._cluster.handover.link_changed(there)
+
+    def _link_recovered(self, what: tuple[worker.Worker, float], _: int) -> None:
+        there, factor = what
+        self._set_link(there, 1.0 / factor)
 
     def _hang(self, fault: scenario.Fault, _: int) -> None:
         assert isinstance(fault, scenario.Hang)
@@ -186,11 +204,7 @@ class Faults:
         if not there.hung:
             return
         for call in [each for each in there.calls if each.gateway is door]:
-            if call.job is not None:
-                there.engine.abort(call.job.id)
-            if call.decoding:
-                there.decoding[call.request.group] -= 1
-            self._cluster.lost(call)
+            self._cluster.give_up(call, there)
 
     # Gateways that are cut off, and messages that are lost.
 

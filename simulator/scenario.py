@@ -41,14 +41,22 @@ class Trace(Strict):
 
 
 class Pool(Strict):
-    """Equal workers of one model."""
+    """Equal workers of one model in one role."""
 
+    role: Literal["unified", "prefill", "decode"] = Field(
+        "unified",
+        description="`unified`: prompts and answers; `prefill`: prompts, whose KV goes to workers of role `decode`, which"
+        " generate the answers. A model has pools of role `unified`, or pools of both others",
+    )
     workers: int = Field(8, ge=1, le=10_000, description="Number of workers")
     profile: str | None = Field(None, description="Engine profile; unset: the model's")
     kv_blocks: int | None = Field(None, ge=1, description="KV cache of a worker, blocks; unset: what the profile holds")
     max_num_batched_tokens: int | None = Field(None, ge=1, description="Tokens per step; unset: the profile's")
     max_num_seqs: int | None = Field(None, ge=1, description="Sequences that run at once; unset: the profile's")
     slowdown: float = Field(1.0, ge=1.0, le=100, description="Factor on step times, as a power cap has it")
+    kv_transfer_gbytes_s: float | None = Field(
+        None, gt=0, le=1e6, description="Bandwidth of a worker's link for KV, 10^9 bytes per s; unset: the fleet's"
+    )
 
     @pydantic.field_validator("profile")
     @classmethod
@@ -66,12 +74,45 @@ class Model(Strict):
     pools: Annotated[tuple[Pool, ...], Field(min_length=1)] = Field((Pool(),), description="Its workers")
     share: float = Field(1.0, gt=0, description="Share of the requests that ask for it, relative to the other models")
     policy: str | None = Field(None, description="Routing profile of this model; unset: the gateways'")
+    kv_bytes_per_token: int | None = Field(
+        None, ge=1, description="KV of one token, for what is sent between workers, bytes; unset: the profile's"
+    )
 
     @pydantic.field_validator("profile")
     @classmethod
     def _known(cls, name: str) -> str:
         perf.load_profile(name)
         return name
+
+    @property
+    def split(self) -> bool:
+        """Whether prompts and answers are computed by workers of their own."""
+        return any(pool.role != api.ROLE_UNIFIED for pool in self.pools)
+
+    def kv_bytes(self, pool: Pool) -> int | None:
+        """KV of one token at the workers of a pool, bytes; None where it is not known."""
+        return self.kv_bytes_per_token or perf.load_profile(pool.profile or self.profile).kv_bytes_per_token
+
+    @pydantic.model_validator(mode="after")
+    def _paired(self) -> Model:
+        found = {pool.role for pool in self.pools}
+        if not self.split:
+            for at, pool in enumerate(self.pools):
+                if pool.kv_transfer_gbytes_s is not None:
+                    raise ValueError(f"pools.{at}.kv_transfer_gbytes_s: only pools of role prefill and decode send KV")
+            return self
+        if found != {api.ROLE_PREFILL, api.ROLE_DECODE}:
+            raise ValueError(
+                f"pools: the roles are {', '.join(sorted(found))}; a model has pools of role unified, or both of role prefill"
+                " and of role decode"
+            )
+        sizes = {self.kv_bytes(pool): pool.profile or self.profile for pool in self.pools}
+        if None in sizes:
+            raise ValueError(f"kv_bytes_per_token: profile {sizes[None]} does not tell it; give it here")
+        if len(sizes) > 1:
+            shown = ", ".join(f"{size} bytes per token ({name})" for size, name in sizes.items())
+            raise ValueError(f"pools: their KV differs: {shown}; what one sends the other must be able to use")
+        return self
 
 
 class Fleet(Strict):
@@ -86,6 +127,14 @@ class Fleet(Strict):
     )
     kv_events: bool = Field(True, description="Workers report what their KV events come to, twice a second")
     network_ms: float = Field(0.0, ge=0, description="Time of a request to a worker, and of its answer back, ms each")
+    kv_transfer_gbytes_s: float = Field(
+        50.0,
+        gt=0,
+        le=1e6,
+        description="Bandwidth of each worker's link for KV, each way, 10^9 bytes per s; what a worker sends or receives at"
+        " once shares it (50: a port of 400 Gbit/s)",
+    )
+    kv_transfer_ms: float = Field(1.0, ge=0, description="From a worker's wish for KV to its first byte, ms")
 
 
 class Gateways(Strict):
@@ -155,6 +204,15 @@ class Slow(_Fault):
     for_s: float = Field(gt=0, description="How long, s")
 
 
+class SlowLink(_Fault):
+    """A worker's link for KV is slower."""
+
+    kind: Literal["slow-link"] = Field(description="`slow-link`")
+    worker: int = Field(ge=0, description="Number of the worker, of role prefill or decode")
+    factor: float = Field(gt=1, le=1_000_000, description="Factor on the time of a transfer")
+    for_s: float = Field(gt=0, description="How long, s")
+
+
 class Hang(_Fault):
     """An engine takes connections and answers nothing."""
 
@@ -194,7 +252,7 @@ class EventLoss(_Fault):
     for_s: float = Field(gt=0, description="How long, s")
 
 
-Fault = Annotated[Kill | Slow | Hang | Drain | Join | Partition | EventLoss, Field(discriminator="kind")]
+Fault = Annotated[Kill | Slow | SlowLink | Hang | Drain | Join | Partition | EventLoss, Field(discriminator="kind")]
 
 
 class Lengths(Strict):
@@ -275,10 +333,15 @@ class Scenario(Strict):
     def _whole(self) -> Scenario:
         if self.trace is not None and self.generators:
             raise ValueError("give a trace or generators, not both")
-        workers = sum(pool.workers for model in self.fleet.models for pool in model.pools)
+        roles = [pool.role for model in self.fleet.models for pool in model.pools for _ in range(pool.workers)]
+        workers = len(roles)
         for at, fault in enumerate(self.faults):
-            if isinstance(fault, Kill | Slow | Hang | Drain) and fault.worker >= workers:
+            if isinstance(fault, Kill | Slow | SlowLink | Hang | Drain) and fault.worker >= workers:
                 raise ValueError(f"faults.{at}.worker is {fault.worker}; there are workers 0 to {workers - 1}")
+            if isinstance(fault, SlowLink) and roles[fault.worker] == api.ROLE_UNIFIED:
+                raise ValueError(
+                    f"faults.{at}.worker is {fault.worker}, of role unified; only those of role prefill and decode have a link"
+                )
             if isinstance(fault, Join) and fault.like >= workers:
                 raise ValueError(f"faults.{at}.like is {fault.like}; there are workers 0 to {workers - 1}")
             if isinstance(fault, Partition) and fault.gateway >= self.gateways.count:

@@ -37,7 +37,12 @@ def run(
     except requests.BlockSizeError as exc:
         raise scenario.ScenarioError(str(exc)) from exc
     clock = gateways.Clock()
-    by_model = {each.name: profiles.by_name(each.policy) for each in told.fleet.models if each.policy}
+    by_model = {
+        gateways.pool_name(each.name, pool.role): profiles.by_name(each.policy)
+        for each in told.fleet.models
+        for pool in each.pools
+        if each.policy
+    }
     doors = [
         gateways.Gateway(
             f"gw-{number}",
@@ -63,8 +68,12 @@ def run(
         bin_s=BIN_S,
     )
     stream = _connect(played, told)
+    split = [each.name for each in told.fleet.models if each.split]
+    halves = played.divide(split, told.fleet.kv_transfer_ms / 1000) if split else None
     for each in fleet.workers(told, block_size):
         played.workers[each.id] = each
+        if halves is not None:
+            halves.add(each)
         for door in doors:
             door.upsert(each.record)
     faults.Faults(played, stream, told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import dataclasses
 from collections.abc import Sequence
 
 import numpy
@@ -41,12 +42,24 @@ class Gaps:
         return values[order], weights[order]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transfer:
+    """KV that has gone from one worker to another."""
+
+    end_s: float
+    bytes: float
+    seconds: float
+
+
 class Tally:
     """Everything that is kept of a run."""
 
     def __init__(self, groups: int) -> None:
         self.outcomes: list[Outcome] = []
         self.gaps_of = [Gaps() for _ in range(groups)]
+        self.transfers: list[Transfer] = []
+        # Time from each request's first token to its second, where these came from two workers, s.
+        self.handovers: list[float] = []
         self.retries = 0
         # Requests that have not ended.
         self.open = 0
@@ -68,7 +81,7 @@ class Tally:
     def ended(self, call: gateways.Call) -> None:
         """A request has ended, well or not."""
         self.open -= 1
-        asked, job, there = call.request, call.job, call.worker
+        asked, job, there, leg = call.request, call.job, call.worker, call.leg
         found = Outcome(
             asked.line, asked.source, call.sent_s, asked.input_tokens, sent_s=call.sent_s, first_s=call.first_s
         )
@@ -84,8 +97,11 @@ class Tally:
             found.gap_count = asked.output_tokens - 1
             found.chunks = found.completion_tokens = asked.output_tokens
             found.prompt_tokens = asked.input_tokens
-            found.cached_tokens = job.cached_tokens
             found.preemptions = job.preemptions
+            if leg is not None and leg.job is not None:
+                found.preemptions += leg.job.preemptions
+                job = leg.job
+            found.cached_tokens = job.cached_tokens
             found.queued_s = None if job.admitted_s is None else job.admitted_s - job.arrival_s
             size = there.engine.config.block_size
             found.blocks = -(-asked.input_tokens // size)

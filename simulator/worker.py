@@ -27,17 +27,24 @@ class Worker:
         "hung",
         "id",
         "joules",
+        "kv_bytes_per_s",
+        "kv_bytes_per_token",
+        "link_factor",
         "pending",
         "planned",
+        "pool",
         "preemptions_before",
         "profile",
         "ready",
+        "received_bytes",
         "record",
         "report_due",
         "reported",
         "requests",
+        "sent_bytes",
         "slowdown",
         "started_s",
+        "transfer_s",
         "watts",
         "worker_s",
         "working_s",
@@ -50,12 +57,21 @@ class Worker:
         model: engine.Engine,
         groups: int,
         slowdown: float,
+        pool: str = "",
     ) -> None:
         self.id = record.id
         self.slowdown = slowdown
         self.record = record
         self.profile = profile
         self.engine = model
+        # Name of its pool, as the figures have it.
+        self.pool = pool
+        # Its link to other workers, where it sends or receives KV: what it is built for, and by how much it is slower now.
+        self.kv_bytes_per_s = 0.0
+        self.kv_bytes_per_token = 0
+        self.link_factor = 1.0
+        # KV that it has sent and received, and the time that this took, that of each transfer counted in full.
+        self.sent_bytes = self.received_bytes = self.transfer_s = 0.0
         self.watts = power.of(profile)
         # Rises whenever what is scheduled for it no longer holds.
         self.generation = 0
@@ -151,6 +167,11 @@ class Worker:
         self.reported = (0, 0)
         self.evicted_before = 0
         self.ready = True
+
+    @property
+    def kv_ms_per_token(self) -> float:
+        """Time of a token's KV over its link, ms."""
+        return self.kv_bytes_per_token / self.kv_bytes_per_s * 1_000.0 if self.kv_bytes_per_s else 0.0
 
     @property
     def preemptions(self) -> int:

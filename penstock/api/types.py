@@ -54,6 +54,9 @@ class EngineSpeed(_ReadBack):
     ms_per_seq: float = Field(0.0, ge=0, description="What one more decoding sequence adds to a step, ms")
     ms_per_kv_token: float = Field(0.0, ge=0, description="What one more KV token of a decoding sequence adds, ms")
     step_base_ms: float = Field(0.0, ge=0, description="Time of a decode step with one short sequence, ms")
+    kv_ms_per_token: float | None = Field(
+        None, ge=0, description="Time that a token's KV takes over the worker's link to another, ms; unset: not known"
+    )
 
 
 class Capacity(_ReadBack):

@@ -22,6 +22,13 @@ _HOLD_BACK_EVERY = 5
 _NAMES = ("c", "w0", "b", "s", "kappa", "q")
 _FLOOR = 1e-12
 _H200_MAX_SEQS = 1024
+# Layers, KV heads and size of a head, from the models' own configuration files; KV in 16 bits.
+_KV_SHAPES = {
+    "meta-llama/Llama-3.1-8B-Instruct": (32, 8, 128),
+    "meta-llama/Llama-2-70b": (80, 8, 128),
+    "Qwen/Qwen3-32B": (64, 8, 128),
+}
+_KV_ELEMENT_BYTES = 2
 
 Frontend = Callable[[int], float]
 """Prompt tokens -> time outside the steps, ms."""
@@ -242,6 +249,7 @@ def jobs() -> list[Job]:
 def _profile(
     name: str, model: str, accelerator: str, tp: int, kv_blocks: int, max_num_seqs: int, source: str, licence: str
 ) -> dict[str, object]:
+    layers, heads, size = _KV_SHAPES[model.removesuffix(" (FP8)")]
     return {
         "name": name,
         "model": model,
@@ -251,6 +259,7 @@ def _profile(
         "block_size": 16,
         "max_num_batched_tokens": 8192,
         "max_num_seqs": max_num_seqs,
+        "kv_bytes_per_token": 2 * layers * heads * size * _KV_ELEMENT_BYTES,
         "source": source,
         "licence": licence,
     }

@@ -43,6 +43,9 @@ class EngineProfile(pydantic.BaseModel):
     block_size: int = pydantic.Field(ge=1, description="tokens per block")
     max_num_batched_tokens: int = pydantic.Field(ge=1, description="tokens per step at most")
     max_num_seqs: int = pydantic.Field(ge=1, description="sequences running at most")
+    kv_bytes_per_token: int | None = pydantic.Field(
+        default=None, ge=1, description="KV of one token, all ranks together, bytes; unset: not known"
+    )
     frontend_ms: float = pydantic.Field(ge=0, description="HTTP, tokenising and detokenising outside the steps, ms")
     frontend_ms_per_token: float = pydantic.Field(
         default=0.0, ge=0, description="what of it grows with the prompt, cached or not, ms per token"

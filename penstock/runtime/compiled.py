@@ -22,6 +22,7 @@ MODULES = (
     "router/policy/scorers.py",
     "router/policy/pickers.py",
     "router/policy/admission.py",
+    "router/policy/pairs.py",
     "router/policy/peers/aibrix.py",
     "router/policy/peers/dynamo.py",
     "router/policy/peers/kubeai.py",

@@ -136,12 +136,41 @@ class Gateway:
 
         None where it has to wait: `ex.go_on` is called when it may be tried again.
         """
-        feature = ex.features
-        pool = self.fleet.pools.get(feature.model)
+        model = ex.features.model
+        pool = self.fleet.pools.get(model)
         if pool is None:
-            if feature.model in self.deployed:
-                raise NoEndpointError(feature.model)
-            raise UnknownModelError(feature.model)
+            if model in self.deployed:
+                raise NoEndpointError(model)
+            raise UnknownModelError(model)
+        profile = self.profile_for(ex)
+        request, observed = self.observe(ex, pool, tried, profile.uses_prefix)
+        decision = profile.decide(request, observed, pool.state)
+        pool.state = decision.state
+        backend = decision.endpoint
+        assert isinstance(backend, fleet.Backend)
+        prompt_tokens, matched = request.prompt_tokens, decision.matched_tokens
+        prefill_ms = backend.prefill_ms(max(1, prompt_tokens - matched), matched)
+        if profile.holds and self.holds(ex, observed, backend, prompt_tokens, backend.base_ms + prefill_ms):
+            return None
+        now_ms = observed.now_ms
+        self.decisions.append(
+            Routed(ex.request_id, model, profile.name, prompt_tokens, ex.attempts, now_ms / 1_000.0, decision)
+        )
+        self.book(ex, backend, prompt_tokens, matched, prefill_ms, now_ms)
+        return backend
+
+    def profile_for(self, ex: exchange.Exchange) -> profiles.Profile:
+        """What decides about a request: its own wish, its model's, this gateway's."""
+        return ex.profile or self.profile_of_model.get(ex.features.model) or self.profile
+
+    def observe(
+        self, ex: exchange.Exchange, pool: fleet.ModelPool, tried: int, uses_prefix: bool
+    ) -> tuple[types.Request, types.Observed]:
+        """What a policy decides on: `ex` as it sees it, and the endpoints of a pool other than those tried.
+
+        Raises NoEndpointError where none is left.
+        """
+        feature = ex.features
         now_ms = self.now_ms()
         if self._prefills:
             self._settle(now_ms)
@@ -150,7 +179,6 @@ class Gateway:
         if self.tick - pool.followers_tick >= _FADE_TICKS:
             pool.followers_tick = self.tick
             pool.observed.followers_per_ms = types.followers_per_ms(pool.observed.endpoints)
-        profile = ex.profile or self.profile_of_model.get(feature.model) or self.profile
         observed = pool.observed
         if tried & pool.bits:
             observed = self._without(pool, tried)
@@ -163,44 +191,32 @@ class Gateway:
             ex.hashes = blocks.chain(feature.text, seed)
             ex.pool = pool
         prompt_tokens = int(len(feature.text) / (4.0 if feature.is_tokens else pool.bytes_per_token)) + 1
-        if profile.uses_prefix:
+        if uses_prefix:
             observed.levels = self.fleet.index.match(ex.hashes, observed.bits)
         else:
             observed.levels = [(0, observed.bits)]
         observed.now_ms = now_ms
         share = self.limits.kv_share
         observed.kv_share = share if share > 0.0 else 1.0
-        request = types.Request(prompt_tokens, ex.hashes, ex.session, feature.max_tokens)
-        decision = profile.decide(request, observed, pool.state)
-        pool.state = decision.state
-        backend = decision.endpoint
-        assert isinstance(backend, fleet.Backend)
-        matched = decision.matched_tokens
-        if profile.holds and share > 0.0 and self._holds(ex, observed, backend, prompt_tokens, matched, now_ms):
-            return None
-        self.decisions.append(
-            Routed(ex.request_id, feature.model, profile.name, prompt_tokens, ex.attempts, now_ms / 1_000.0, decision)
-        )
-        self._book(ex, backend, prompt_tokens, matched, now_ms)
-        return backend
+        return types.Request(prompt_tokens, ex.hashes, ex.session, feature.max_tokens), observed
 
-    def _holds(
-        self,
-        ex: exchange.Exchange,
-        observed: types.Observed,
-        backend: fleet.Backend,
-        prompt: int,
-        matched: int,
-        now_ms: float,
+    def holds(
+        self, ex: exchange.Exchange, observed: types.Observed, backend: fleet.Backend, prompt: int, service_ms: float
     ) -> bool:
-        """Whether `ex` has to wait: the endpoint that it wants has no room, and it has not waited too long."""
+        """Whether `ex` has to wait: the endpoint that it wants has no room, and it has not waited too long.
+
+        `service_ms` is what its prefill takes, which says who of those that wait goes first.
+        """
+        if self.limits.kv_share <= 0.0:
+            return False
+        now_ms = observed.now_ms
         since_ms = self.holding.since_ms(ex)
         late = since_ms is not None and now_ms - since_ms >= self.limits.hold_s * 1_000.0
         if late or self._has_room(ex, observed, backend, prompt):
             if since_ms is not None:
                 self.holding.gone(ex, now_ms)
             return False
-        self.holding.add(ex, now_ms, backend.base_ms + backend.prefill_ms(max(1, prompt - matched), matched))
+        self.holding.add(ex, now_ms, service_ms)
         return True
 
     def _has_room(self, ex: exchange.Exchange, observed: types.Observed, backend: fleet.Backend, prompt: int) -> bool:
@@ -226,7 +242,16 @@ class Gateway:
         left = [endpoint for endpoint in pool.observed.endpoints if not endpoint.bit & tried]
         return dataclasses.replace(pool.observed, endpoints=left, bits=pool.bits & ~tried)
 
-    def _book(self, ex: exchange.Exchange, backend: fleet.Backend, prompt: int, cached: int, now_ms: float) -> None:
+    def book(
+        self,
+        ex: exchange.Exchange,
+        backend: fleet.Backend,
+        prompt: int,
+        cached: int,
+        prefill_ms: float,
+        now_ms: float,
+    ) -> None:
+        """`ex` goes to an endpoint, where its prefill is predicted to take so long."""
         uncached = prompt - cached
         if uncached < 1:
             uncached = 1
@@ -234,7 +259,7 @@ class Gateway:
         ex.predicted_cached = cached
         ex.prompt_tokens = prompt
         ex.queued_tokens = uncached
-        ex.queued_ms = prefill_ms = backend.prefill_ms(uncached, cached)
+        ex.queued_ms = prefill_ms
         ex.decode_since_ms = -1.0
         if not ex.features.stream:
             # Only a stream says when its prefill is over; for the rest it is predicted.

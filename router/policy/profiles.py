@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from router.policy import candidates as filters
-from router.policy import pickers, scorers, types
+from router.policy import pairs, pickers, scorers, types
 from router.policy.peers import (
     aibrix,
     dynamo,
@@ -38,6 +38,26 @@ class Profile:
     summary: str
     # Whether requests wait at the gateway while the chosen endpoint has no room (`router.policy.admission`).
     holds: bool = False
+    # Where a prompt is computed and where its answer is generated, where these are two endpoints; unset: `decide` for each.
+    prefill: types.Policy | None = None
+    decode: types.DecodePolicy | None = None
+
+    def decide_pair(
+        self, request: types.Request, prompts: types.Observed, answers: types.Observed, states: tuple[int, int]
+    ) -> types.Pair:
+        """Which of the endpoints that compute prompts, and which of those that generate answers; each choice has its state."""
+        prefill = (self.prefill or self.decide)(request, prompts, states[0])
+        source = pairs.source_of(request, prompts, prefill)
+        decode = self.decide_decode(request, answers, source, states[1])
+        return types.Pair(prefill, decode, source, pairs.transfer_ms(request, source, decode))
+
+    def decide_decode(
+        self, request: types.Request, observed: types.Observed, source: types.Source, state: int
+    ) -> types.Decision:
+        """Which of the endpoints that generate answers, for a prompt whose KV will be at `source`."""
+        if self.decode is None:
+            return self.decide(request, observed, state)
+        return self.decode(request, observed, source, state)
 
 
 def default(request: types.Request, observed: types.Observed, state: int) -> types.Decision:
@@ -155,7 +175,15 @@ def session_affinity(request: types.Request, observed: types.Observed, state: in
 
 
 PROFILES: tuple[Profile, ...] = (
-    Profile(DEFAULT, default, True, "lowest predicted cost of a placement", holds=True),
+    Profile(
+        DEFAULT,
+        default,
+        True,
+        "lowest predicted cost of a placement",
+        holds=True,
+        prefill=pairs.prefill,
+        decode=pairs.decode,
+    ),
     Profile("least-request", least_request, False, "fewest requests in flight"),
     Profile("power-of-two", power_of_two, False, "fewer requests of two drawn"),
     Profile("prefix-cache", prefix_cache, True, "longest prefix unless overloaded"),

@@ -25,11 +25,11 @@ def wait_ms(request: types.Request, observed: types.Observed, candidates: list[t
     scores: list[float] = []
     for endpoint in candidates:
         wait = endpoint.own_wait_ms(now_ms) + endpoint.peer_queued_ms
-        scores.append(wait + _memory_ms(request, observed, endpoint))
+        scores.append(wait + memory_ms(request, observed, endpoint))
     return scores
 
 
-def _memory_ms(request: types.Request, observed: types.Observed, endpoint: types.Endpoint) -> float:
+def memory_ms(request: types.Request, observed: types.Observed, endpoint: types.Endpoint) -> float:
     """Time until enough of what runs has ended for this request's KV to fit, ms.
 
     What runs grows: by another mean answer each (so much is left of each at any time where the lengths have no memory). One of

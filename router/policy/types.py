@@ -39,6 +39,7 @@ class Endpoint:
         "held_tokens",
         "id",
         "identity",
+        "kv_ms_per_token",
         "kv_tokens",
         "ms_per_kv_token",
         "ms_per_seq",
@@ -137,6 +138,8 @@ class Endpoint:
         self.ms_per_seq = speed.ms_per_seq
         self.ms_per_kv_token = speed.ms_per_kv_token
         self.step_base_ms = speed.step_base_ms
+        # 0 where it is not known: then transfers decide nothing.
+        self.kv_ms_per_token = speed.kv_ms_per_token or 0.0
 
     def fade(self, factor: float, busy_factor: float) -> None:
         """Takes what was placed as older: exp(-t / RECENT_S) and exp(-t / BUSY_S) for a time t."""
@@ -289,3 +292,30 @@ def followers_per_ms(endpoints: Sequence[Endpoint]) -> float:
 
 
 Policy = Callable[[Request, Observed, int], Decision]
+
+
+@final
+class Source:
+    """Where a request's KV comes from: when it is expected there, ms from now, and what a token takes over that link, ms."""
+
+    __slots__ = ("kv_ms_per_token", "ready_ms")
+
+    def __init__(self, ready_ms: float, kv_ms_per_token: float) -> None:
+        self.ready_ms = ready_ms
+        self.kv_ms_per_token = kv_ms_per_token
+
+
+@final
+class Pair:
+    """Where a prompt is computed and where its answer is generated, and how long the KV is on its way between them, ms."""
+
+    __slots__ = ("decode", "prefill", "source", "transfer_ms")
+
+    def __init__(self, prefill: Decision, decode: Decision, source: Source, transfer_ms: float) -> None:
+        self.prefill = prefill
+        self.decode = decode
+        self.source = source
+        self.transfer_ms = transfer_ms
+
+
+DecodePolicy = Callable[[Request, Observed, Source, int], Decision]

@@ -9,6 +9,11 @@ always counts (give every request the same for first come, first served).
 Work is per step, not per token: all decoding sequences advance by one shared tick counter, and a sequence is
 touched only when it crosses a block boundary, finishes or is preempted. So `advance` can do a stretch of steps
 that only decode at once, at the cost of the block boundaries in it.
+
+Prompt and answer may be computed by two engines (`types.Request`): the first holds the KV until `release`; the second takes
+blocks for it when the request's turn comes, says so in the step's result, and decodes once it is told `received`. Such a
+request has one of the places of `max_num_seqs` from then on, and can be preempted once it decodes. What is preempted is
+computed again here: the first engine has given its copy away.
 """
 
 import heapq
@@ -52,6 +57,11 @@ class Engine:
         self._num_waiting = 0
         self._prefilling: dict[types.Request, None] = {}
         self._decoding: dict[types.Request, None] = {}
+        # Requests with blocks for KV that is on its way, and those of them whose KV has arrived since the last step.
+        self._receiving: dict[types.Request, None] = {}
+        self._arrived: list[types.Request] = []
+        # Finished, with their KV kept for another engine.
+        self._held: dict[str, types.Request] = {}
         self._decode_kv_tokens = 0
         self._tick = 0
         # (tick whose step needs a new block, order of entry, request); one that no longer holds is skipped.
@@ -73,6 +83,16 @@ class Engine:
     def num_waiting(self) -> int:
         """Requests not yet admitted, or preempted."""
         return self._num_waiting
+
+    @property
+    def num_held(self) -> int:
+        """Requests that are done, with their KV kept until `release`."""
+        return len(self._held)
+
+    @property
+    def num_receiving(self) -> int:
+        """Requests with blocks for KV that is on its way."""
+        return len(self._receiving)
 
     @property
     def decode_kv_tokens(self) -> int:
@@ -131,13 +151,36 @@ class Engine:
         """Forget a request and free what it holds; None if it is not here (any more)."""
         request = self._requests.pop(request_id, None)
         if request is None:
-            return None
+            request = self._held.get(request_id)
+            if request is not None:
+                self.release(request_id)
+            return request
         if request.state is types.State.WAITING:
             self._num_waiting -= 1
+        elif request.state is types.State.RECEIVING:
+            del self._receiving[request]
+            self._free(request)
         else:
             self._stop_running(request)
         request.state = types.State.ABORTED
         return request
+
+    def received(self, request_id: str) -> bool:
+        """The KV of a request is here: it decodes from the next step on. False if it waits for none (any more)."""
+        request = self._requests.get(request_id)
+        if request is None or request.state is not types.State.RECEIVING:
+            return False
+        self._arrived.append(request)
+        return True
+
+    def release(self, request_id: str) -> bool:
+        """Give up the KV that is held of a finished request; it stays cached. False if none is held (any more)."""
+        request = self._held.pop(request_id, None)
+        if request is None:
+            return False
+        self._free(request)
+        request.state = types.State.FINISHED
+        return True
 
     def reset_prefix_cache(self) -> bool:
         """Forget every cached block. False, and nothing changed, while requests hold blocks."""
@@ -154,15 +197,23 @@ class Engine:
         return events
 
     def step(self, now_s: float) -> types.StepResult | None:
-        """Do one step that begins at `now_s`; None if there is nothing to do."""
+        """Do one step that begins at `now_s`; None if there is nothing to do.
+
+        A step that only takes blocks for KV from elsewhere has no duration.
+        """
         if not self._requests:
             return None
         result = types.StepResult()
+        if self._arrived:
+            self._join(result)
         self._decode(result)
         budget = self.config.max_num_batched_tokens - len(result.decoded)
         budget, pairs = self._continue_prefill(result, budget)
         if not result.preempted:
             pairs += self._admit(result, budget, now_s)
+        if not (result.decoded or result.prefill_tokens or result.preempted or result.receiving):
+            # All that is here waits for KV to come, or for KV that is held to go.
+            return None
         self._finish(result)
         self.counters.steps += 1
         self.counters.generation_tokens += result.generated_tokens
@@ -179,7 +230,7 @@ class Engine:
 
         0 where the next step is no such step. `step` as often as this, or `advance` once, come to the same.
         """
-        if self._prefilling or not self._decoding or self._admissible():
+        if self._prefilling or not self._decoding or self._arrived or self._admissible():
             return 0
         steps = self._finish_ticks[0] - self._tick
         decoding, free = len(self._decoding), self._pool.num_free
@@ -231,8 +282,8 @@ class Engine:
         """Whether the next step would start a waiting request."""
         while self._waiting and self._waiting[0][-1].state is not types.State.WAITING:
             heapq.heappop(self._waiting)
-        decoding = len(self._decoding)
-        if not self._waiting or decoding >= min(self.config.max_num_seqs, self.config.max_num_batched_tokens):
+        decoding, places = len(self._decoding), self.config.max_num_seqs - len(self._receiving)
+        if not self._waiting or decoding >= min(places, self.config.max_num_batched_tokens):
             return False
         request = self._waiting[0][-1]
         hits, missing = self._find_blocks(request)
@@ -256,9 +307,23 @@ class Engine:
         """Give every decoding sequence one token, taking blocks (and preempting) where one crosses a boundary."""
         self._cross_blocks(self._tick + 1, result)
         result.decoded = list(self._decoding)
+        if result.joined:
+            result.joined = [request for request in result.joined if request.state is types.State.DECODE]
         self._tick += 1
         self._decode_kv_tokens += len(result.decoded)
         result.decode_kv_tokens = self._decode_kv_tokens
+
+    def _join(self, result: types.StepResult) -> None:
+        """Let those decode whose KV has arrived; the blocks of their prompts can be found from now on."""
+        for request in self._arrived:
+            if request.state is types.State.RECEIVING:
+                del self._receiving[request]
+                request.remote = False
+                request.computed = request.target
+                self._cache_full_blocks(request, request.computed)
+                self._begin_decode(request)
+                result.joined.append(request)
+        self._arrived.clear()
 
     def _cross_blocks(self, before: int, result: types.StepResult | None) -> None:
         """Give a block to each sequence that needs one before the tick `before`; `result` where some may be preempted."""
@@ -297,7 +362,7 @@ class Engine:
     def _admit(self, result: types.StepResult, budget: int, now_s: float) -> float:
         """Start waiting requests, the most important first, while tokens, places and blocks last."""
         pairs = 0.0
-        while self._waiting and budget > 0 and self.num_running < self.config.max_num_seqs:
+        while self._waiting and budget > 0 and self.num_running + len(self._receiving) < self.config.max_num_seqs:
             request = self._waiting[0][-1]
             if request.state is not types.State.WAITING:
                 heapq.heappop(self._waiting)
@@ -306,13 +371,18 @@ class Engine:
                 break
             heapq.heappop(self._waiting)
             self._num_waiting -= 1
-            request.state = types.State.PREFILL
-            self._prefilling[request] = None
             if request.admitted_s is None:
                 request.admitted_s = now_s
                 request.cached_tokens = request.computed
                 self.counters.prefix_queries_tokens += request.prompt_tokens
                 self.counters.prefix_hits_tokens += request.computed
+            if request.remote:
+                request.state = types.State.RECEIVING
+                self._receiving[request] = None
+                result.receiving.append(request)
+                continue
+            request.state = types.State.PREFILL
+            self._prefilling[request] = None
             result.admitted.append(request)
             chunk, chunk_pairs = self._prefill_chunk(request, result, budget)
             budget -= chunk
@@ -334,8 +404,9 @@ class Engine:
     def _find_blocks(self, request: types.Request) -> tuple[list[block_pool.Block], int]:
         """Cached blocks of a request's longest prefix, and how many more it needs."""
         size = self.config.block_size
-        # At least the last token is computed, since its output is what the next token is sampled from.
-        limit = (request.target - 1) // size if self.config.prefix_caching else 0
+        # At least the last token is computed, since its output is what the next token is sampled from; of KV from elsewhere
+        # that token is known.
+        limit = (request.target - (not request.remote)) // size if self.config.prefix_caching else 0
         hits = self._pool.match(request.hashes, limit)
         return hits, -(-request.target // size) - len(hits)
 
@@ -356,6 +427,9 @@ class Engine:
             self.counters.prompt_tokens += request.prompt_tokens
         request.generated += 1
         result.first.append(request)
+        self._begin_decode(request)
+
+    def _begin_decode(self, request: types.Request) -> None:
         left = request.output_tokens - request.generated
         request.state = types.State.DECODE
         request.base = request.computed - self._tick
@@ -377,9 +451,14 @@ class Engine:
             heapq.heappop(ticks)
         for request in self._finish_at.pop(self._tick, ()):
             if request.state is types.State.DECODE and request.finish_at == self._tick:
-                self._stop_running(request)
-                request.state = types.State.FINISHED
                 del self._requests[request.id]
+                if request.hold:
+                    self._leave_running(request)
+                    request.state = types.State.HELD
+                    self._held[request.id] = request
+                else:
+                    self._stop_running(request)
+                    request.state = types.State.FINISHED
                 result.finished.append(request)
 
     # --- moving requests ---
@@ -400,6 +479,10 @@ class Engine:
         self._enqueue(request)
 
     def _stop_running(self, request: types.Request) -> None:
+        self._leave_running(request)
+        self._free(request)
+
+    def _leave_running(self, request: types.Request) -> None:
         if request.state is types.State.DECODE:
             request.generated = self.generated_tokens(request)
             request.computed = request.base + self._tick
@@ -408,6 +491,8 @@ class Engine:
             self._cache_full_blocks(request, request.computed)
         else:
             del self._prefilling[request]
+
+    def _free(self, request: types.Request) -> None:
         self._pool.release(request.blocks)
         request.blocks = []
         request.cached_blocks = 0

@@ -15,7 +15,9 @@ class State(enum.Enum):
 
     WAITING = "waiting"
     PREFILL = "prefill"
+    RECEIVING = "receiving"
     DECODE = "decode"
+    HELD = "held"
     FINISHED = "finished"
     ABORTED = "aborted"
 
@@ -54,6 +56,10 @@ class Request:
     caller knows it); LoRA adapter and cache salt belong in the chain's root. `extend` gives the hashes of blocks
     that generated tokens complete; without it, such blocks cannot be reused by others.
     `output_tokens` is how many tokens the request will generate.
+
+    Where one engine computes the prompt and another generates the answer, the first has a request of one token with `hold`:
+    its KV stays until `Engine.release`. The second has one with `remote`: the prompt's KV, as far as it is not cached there,
+    and the first token come from elsewhere.
     """
 
     __slots__ = (
@@ -69,6 +75,7 @@ class Request:
         "finish_at",
         "generated",
         "hashes",
+        "hold",
         "id",
         "lora",
         "order",
@@ -77,6 +84,7 @@ class Request:
         "preemptions",
         "priority",
         "prompt_tokens",
+        "remote",
         "source",
         "state",
         "target",
@@ -94,11 +102,15 @@ class Request:
         lora: str | None = None,
         payload: object = None,
         source: object = None,
+        hold: bool = False,
+        remote: bool = False,
     ) -> None:
         if prompt_tokens < 1 or output_tokens < 1:
             raise RejectedRequest(
                 f"request {id}: {prompt_tokens} prompt and {output_tokens} output tokens; both must be at least 1"
             )
+        if remote and output_tokens < 2:
+            raise RejectedRequest(f"request {id}: its only token was generated where its prompt was")
         self.id = id
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
@@ -110,13 +122,16 @@ class Request:
         """Who waits for its tokens: anything of the caller's, which the engine does not look at."""
         self.source = source
         """Where it came from: likewise."""
+        self.hold = hold
+        self.remote = remote
+        """Whether its KV is still to come from elsewhere."""
         self.state = State.WAITING
         self.arrival_s = 0.0
         self.admitted_s: float | None = None
         """When the first step that worked on it began."""
         self.cached_tokens = 0
         """Prompt tokens found in the cache at first admission."""
-        self.generated = 0
+        self.generated = 1 if remote else 0
         """Tokens generated; while decoding, use `Engine.generated_tokens`."""
         self.preemptions = 0
         self.order = 0
@@ -127,6 +142,11 @@ class Request:
         self.finish_at = 0
         self.blocks: list[Block] = []
         self.cached_blocks = 0
+
+    @property
+    def missing_tokens(self) -> int:
+        """Tokens of its prompt, and of what it has generated so far, whose KV is not here."""
+        return self.target - self.computed
 
     def __repr__(self) -> str:
         return f"Request({self.id!r}, {self.state.value}, prompt={self.prompt_tokens}, output={self.output_tokens})"
@@ -172,6 +192,10 @@ class StepResult:
     """Requests that decoded one new token."""
     finished: list[Request] = field(default_factory=list)
     """Those of `first` and `decoded` whose new token was their last."""
+    receiving: list[Request] = field(default_factory=list)
+    """Requests whose blocks were taken at the step's beginning: their KV may be sent from then on."""
+    joined: list[Request] = field(default_factory=list)
+    """Those of `decoded` whose KV came from elsewhere, and that decode for the first time."""
     preempted: list[Request] = field(default_factory=list)
     kv_events: list[KvEvent] = field(default_factory=list)
 
