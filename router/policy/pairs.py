@@ -27,7 +27,7 @@ def prefill(request: types.Request, observed: types.Observed, state: int) -> typ
     delays = scorers.delay_ms(request, observed, candidates, matched)
     evicts = scorers.evict_ms(request, candidates, matched)
     totals = [waits[at] + prefills[at] + delays[at] + evicts[at] for at in range(len(candidates))]
-    best = pickers.lowest(totals, state)
+    best = pickers.nearly_lowest(totals, matched, scorers.SAME_WITHIN, state)
     return types.Decision(
         candidates[best],
         matched[best],
@@ -92,7 +92,7 @@ def decode(request: types.Request, observed: types.Observed, source: types.Sourc
         pushed = float(missing) if endpoint.evicts else missing - endpoint.free_tokens
         evicts.append(pushed * kv_ms * scorers.REUSES if pushed > 0.0 else 0.0)
     totals = [arrivals[at] + memory[at] + streams[at] + evicts[at] for at in range(len(candidates))]
-    best = pickers.lowest(totals, state)
+    best = pickers.nearly_lowest(totals, matched, scorers.SAME_WITHIN, state)
     return types.Decision(
         candidates[best],
         matched[best],
