@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy
 
+from penstock.api import types as api
 from penstock.report import slo, summary
 from simulator import scenario, tally, worker
 
@@ -25,6 +26,8 @@ class Result:
     bins: dict[str, list[list[float]]]
     """Per worker and time bin: seconds of work, sequences x seconds, prompt tokens computed."""
     bin_s: float
+    sent: Sequence[tuple[float, float]] = ()
+    """KV that went from worker to worker: when it had arrived, s, and how much, bytes."""
 
 
 def weighted_ms(values_s: numpy.ndarray, weights: numpy.ndarray) -> dict[str, float | None]:
@@ -76,7 +79,10 @@ def summarize(
         figures["tenants"] = {each.name: _tenant(each.name, targets, outcomes, figures) for each in told.generators}
     end_s = max((each.end_s for each in outcomes if each.end_s is not None), default=0.0)
     _fleet(figures, workers, end_s)
-    return Result(told, figures, outcomes, gaps, {each.id: each.bins for each in workers}, bin_s)
+    figures["pools"] = _pools(workers, end_s)
+    figures["transfers"] = _transfers(kept)
+    sent = [(each.end_s, each.bytes) for each in kept.transfers]
+    return Result(told, figures, outcomes, gaps, {each.id: each.bins for each in workers}, bin_s, sent)
 
 
 def _merged(gaps: Sequence[tuple[numpy.ndarray, numpy.ndarray]]) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -146,6 +152,53 @@ def _fleet(figures: dict[str, Any], workers: Sequence[worker.Worker], end_s: flo
     figures["joules"] = None if math.isnan(joules) else joules
     for each in workers:
         row = figures["endpoints"].setdefault(each.id, {"requests": 0})
+        row["role"] = each.record.role
+        if each.record.role == api.ROLE_PREFILL:
+            # Outcomes name the worker that an answer came from in the end.
+            row["requests"] = each.requests
         row["computed_tokens"] = each.computed_tokens
         row["working_s"] = each.working_s
         row["preemptions"] = each.preemptions
+
+
+def _pools(workers: Sequence[worker.Worker], end_s: float) -> dict[str, dict[str, Any]]:
+    """Figures of each pool, its joined workers included."""
+    pools: dict[str, list[worker.Worker]] = {}
+    for each in workers:
+        pools.setdefault(each.pool, []).append(each)
+    return {name: _pool(group, end_s) for name, group in pools.items()}
+
+
+def _pool(group: Sequence[worker.Worker], end_s: float) -> dict[str, Any]:
+    up_s = sum(each.up_s(end_s) for each in group)
+    working_s = sum(each.working_s for each in group)
+    joules = sum(each.energy_j(end_s) for each in group)
+    return {
+        "model": group[0].record.model,
+        "role": group[0].record.role,
+        "profile": group[0].profile.name,
+        "tp": group[0].profile.tp,
+        "workers": len(group),
+        "requests": sum(each.requests for each in group),
+        "computed_tokens": sum(each.computed_tokens for each in group),
+        "working_s": working_s,
+        "utilization": working_s / up_s if up_s else None,
+        "preemptions": sum(each.preemptions for each in group),
+        "sent_bytes": sum(each.sent_bytes for each in group),
+        "received_bytes": sum(each.received_bytes for each in group),
+        "transfer_s": sum(each.transfer_s for each in group),
+        "worker_seconds": up_s,
+        "gpu_seconds": sum(each.up_s(end_s) * each.profile.tp for each in group),
+        "joules": None if math.isnan(joules) else joules,
+    }
+
+
+def _transfers(kept: tally.Tally) -> dict[str, Any]:
+    """KV that went from worker to worker; `handover_ms` is the time from first to second token where that came elsewhere."""
+    return {
+        "count": len(kept.transfers),
+        "bytes": sum(each.bytes for each in kept.transfers),
+        "seconds": sum(each.seconds for each in kept.transfers),
+        "transfer_ms": summary.distribution_ms(each.seconds for each in kept.transfers),
+        "handover_ms": summary.distribution_ms(kept.handovers),
+    }

@@ -24,6 +24,17 @@ def run(
 
     Raises scenario.ScenarioError, and `request.TraceError` where its trace cannot be read.
     """
+    played = prepare(told, found, profile)
+    played.run()
+    return results.summarize(told, played.tally, list(played.workers.values()), BIN_S)
+
+
+def prepare(
+    told: scenario.Scenario,
+    found: Iterable[request.TraceRequest] | None = None,
+    profile: profiles.Profile | None = None,
+) -> cluster.Cluster:
+    """The fleet of a scenario with its workload and its faults before it, not begun yet. As `run`."""
     if found is None:
         found = workload(told)
     found = iter(found)
@@ -77,8 +88,7 @@ def run(
         for door in doors:
             door.upsert(each.record)
     faults.Faults(played, stream, told)
-    played.run()
-    return results.summarize(told, played.tally, list(played.workers.values()), BIN_S)
+    return played
 
 
 def _connect(played: cluster.Cluster, told: scenario.Scenario) -> exchange.Stream:

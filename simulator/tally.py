@@ -88,6 +88,10 @@ class Tally:
         found.group = asked.group
         found.model = asked.model
         found.retries = call.attempts - 1
+        if leg is not None:
+            found.computed_by = leg.computed_by
+            found.answer_retries = max(0, leg.answer_tries - 1)
+            found.retries += found.answer_retries
         found.error = call.error
         found.end_s = call.end_s
         found.endpoint = there.id if there is not None else None
@@ -112,7 +116,16 @@ class Tally:
 class Outcome(outcome.Outcome):
     """One simulated request."""
 
-    __slots__ = ("blocks", "cached_blocks", "group", "model", "preemptions", "queued_s")
+    __slots__ = (
+        "answer_retries",
+        "blocks",
+        "cached_blocks",
+        "computed_by",
+        "group",
+        "model",
+        "preemptions",
+        "queued_s",
+    )
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
@@ -122,3 +135,6 @@ class Outcome(outcome.Outcome):
         self.cached_blocks = 0
         self.preemptions = 0
         self.queued_s: float | None = None
+        # Where two workers have to do with it: which one computed the prompt, and how often the answer was sent elsewhere.
+        self.computed_by: str | None = None
+        self.answer_retries = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.workload import request
-from simulator import results, scenario, simulation
+from simulator import cluster, results, scenario, simulation
 
 
 def asked(
@@ -29,3 +29,18 @@ def told(policy: str = "default", workers: int = 2, kv_blocks: int = 200, **chan
 def play(found: list[request.TraceRequest], policy: str = "default", **changes: Any) -> results.Result:
     """Runs requests through `told`."""
     return simulation.run(told(policy, **changes), found)
+
+
+def nothing_left(played: cluster.Cluster) -> None:
+    """No engine, link or gateway has anything of a request that is over."""
+    for there in played.workers.values():
+        assert not there.calls
+        if there.ready:
+            assert there.engine.num_held == there.engine.num_receiving == there.engine.num_waiting == 0
+        if played.handover is not None:
+            assert played.handover.links.under_way(there.id) == (0, 0)
+    for door in played.gateways:
+        for backend in door.fleet.backends.values():
+            books = (backend.running, backend.kv_tokens, backend.queued_tokens, backend.waiting, backend.decoding)
+            assert (backend.id, *books) == (backend.id, 0, 0, 0, 0, 0)
+            assert not backend.active
