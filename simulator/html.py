@@ -39,6 +39,8 @@ def page(result: results.Result) -> str:
         parts.section("Prompt tokens computed per second", _computed(result)),
         "</div>",
         parts.section("Workers at work (darker: a larger share of the time)", _heat(result, end_s)),
+        "<h2>Pools</h2>" + _pools(figures),
+        *_transfers(result),
         "<h2>Workers</h2>" + _workers(figures),
         "<h2>Errors</h2>" + parts.errors(figures),
         "<h2>Slowest first tokens</h2>" + parts.slowest(done),
@@ -137,12 +139,70 @@ def _thinned(rows: Sequence[tuple[str, list[float]]]) -> list[tuple[str, list[fl
     return found
 
 
+def _pools(figures: dict[str, Any]) -> str:
+    keys = {
+        "role": "role",
+        "profile": "profile",
+        "workers": "workers",
+        "requests": "requests",
+        "computed_tokens": "computed tokens",
+        "utilization": "share of the time at work",
+        "preemptions": "preemptions",
+        "worker_seconds": "worker seconds",
+        "joules": "joules",
+    }
+    rows = [(name, *(each[key] for key in keys)) for name, each in figures["pools"].items()]
+    return parts.table(("pool", *keys.values()), rows)
+
+
+def _transfers(result: results.Result) -> list[str]:
+    """What went from worker to worker; nothing where none did."""
+    found = result.figures["transfers"]
+    if not found["count"]:
+        return []
+    columns = ("mean", "p50", "p90", "p95", "p99")
+    rows = [
+        (shown, *(found[key][column] for column in columns))
+        for key, shown in (("transfer_ms", "transfer"), ("handover_ms", "first to second token"))
+    ]
+    keys = ("sent_bytes", "received_bytes", "transfer_s")
+    sides = [
+        (name, *(each[key] for key in keys)) for name, each in result.figures["pools"].items() if each["transfer_s"]
+    ]
+    return [
+        "<h2>KV between workers, ms</h2>" + parts.table(("", *columns), rows),
+        parts.table(("pool", "sent, bytes", "received, bytes", "transfers together, s"), sides),
+        parts.section("KV between workers over time", _sent(result)),
+    ]
+
+
+def _sent(result: results.Result) -> str:
+    """Bytes that arrived, per second, by time."""
+    end_s = max(at_s for at_s, _ in result.sent)
+    width_s = max(result.bin_s, end_s / _COLUMNS)
+    sums = [0.0] * (int(end_s / width_s) + 1)
+    for at_s, size in result.sent:
+        sums[int(at_s / width_s)] += size
+    points = [((place + 0.5) * width_s, size / width_s / 1e9) for place, size in enumerate(sums)]
+    return svg.plot([svg.Line("all workers", points, "s1")], "s since the start", "10^9 bytes per s")
+
+
 def _workers(figures: dict[str, Any]) -> str:
-    columns = ("worker", "requests", "computed tokens", "working, s", "reuse", "preemptions", "TTFT p50", "TTFT p95")
+    columns = (
+        "worker",
+        "role",
+        "requests",
+        "computed tokens",
+        "working, s",
+        "reuse",
+        "preemptions",
+        "TTFT p50",
+        "TTFT p95",
+    )
     rows = [
         (
             name,
-            *(each.get(key) for key in ("requests", "computed_tokens", "working_s", "reuse", "preemptions")),
+            *(each.get(key) for key in ("role", "requests", "computed_tokens", "working_s", "reuse", "preemptions")),
             *(each.get("ttft_ms", {}).get(key) for key in ("p50", "p95")),
         )
         for name, each in figures["endpoints"].items()

@@ -34,7 +34,7 @@ ENGINES = (
 # The types of a simulation's scenario, the whole first.
 SCENARIO = (
     "Scenario", "Fleet", "Model", "Pool", "Gateways", "SloClass", "Trace", "ReadOptions", "Clients", "PrefixGroups",
-    "Conversations", "Lengths", "ColdStart", "Kill", "Slow", "Hang", "Drain", "Join", "Partition", "EventLoss",
+    "Conversations", "Lengths", "ColdStart", "Kill", "Slow", "SlowLink", "Hang", "Drain", "Join", "Partition", "EventLoss",
 )  # fmt: skip
 HEAD = """# Configuration reference
 

@@ -193,6 +193,27 @@ def _limits_ms(targets: slo.Slo) -> dict[str, float]:
     return {name: limit * 1000 for name, limit in limits.items() if limit is not None}
 
 
+def _pools(figures: dict[str, Any]) -> None:
+    """What each pool did, and what its workers sent each other."""
+    keys = (
+        ("workers", 0),
+        ("requests", 0),
+        ("utilization", 3),
+        ("transfer_s", 1),
+        ("worker_seconds", 0),
+        ("joules", 0),
+    )
+    rows = [
+        (name, *(output.text(each[key], digits) for key, digits in keys)) for name, each in figures["pools"].items()
+    ]
+    output.table(rows, ("pool", "workers", "requests", "at work", "transfers, s", "worker seconds", "joules"))
+    sent = figures["transfers"]
+    if sent["count"]:
+        columns = ("mean", "p50", "p90", "p95", "p99")
+        kinds = (("transfer", "transfer_ms"), ("first to second token", "handover_ms"))
+        output.table([(shown, *(sent[key][c] for c in columns)) for shown, key in kinds], ("KV, ms", *columns))
+
+
 def _tables(result: results.Result) -> None:
     figures = result.figures
     columns = ("mean", "p50", "p90", "p95", "p99")
@@ -221,5 +242,7 @@ def _tables(result: results.Result) -> None:
         for name, found in figures["classes"].items()
     ]
     output.table(rows, ("figure", "value"))
+    if len(figures["pools"]) > 1:
+        _pools(figures)
     if figures["errors_by_kind"]:
         output.table(list(figures["errors_by_kind"].items()), ("error", "requests"))

@@ -14,7 +14,12 @@ EXAMPLES = sorted(FOLDER.glob("*.yaml"))
 
 def test_there_are_examples() -> None:
     """The folder is where the document says."""
-    assert {path.name for path in EXAMPLES} >= {"bursty-tenants.yaml", "faults.yaml", "mooncake.yaml"}
+    assert {path.name for path in EXAMPLES} >= {
+        "bursty-tenants.yaml",
+        "faults.yaml",
+        "mooncake.yaml",
+        "prefill-decode.yaml",
+    }
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
