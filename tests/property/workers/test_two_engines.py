@@ -139,6 +139,8 @@ class Both:
         if turn != self.turn[where]:
             return
         result, self.busy[where] = self.busy[where], None
+        model = self.engines[where]
+        assert model.num_running + model.num_receiving <= model.config.max_num_seqs
         if isinstance(result, int):
             result = self.engines[where].advance(result)
         if isinstance(result, types.Stretch):

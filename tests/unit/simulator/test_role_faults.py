@@ -122,6 +122,15 @@ def test_hanging_workers_are_given_up() -> None:
         assert result.figures["retries"] > 0
 
 
+def test_kv_is_read_from_a_worker_that_hangs() -> None:
+    """Gateways that give it up have no answer of it to wait for, and the link needs nothing of the engine."""
+    found = [asked(0.0, 20_000, 20)]
+    result = play({"kind": "hang", "at_s": 2, "worker": PREFILL, "for_s": 60}, found=found, gbytes_s=0.1)
+    assert counts(result) == {"completed": 1}
+    assert result.outcomes[0].computed_by == "w-0"
+    assert result.outcomes[0].e2e_s == pytest.approx(20_000 * 131_072 / 1e8, abs=1.5)
+
+
 def test_drained_workers_finish_and_leave() -> None:
     """No request is lost: KV is sent before its worker goes, and what was to come to one that left goes to another."""
     for worker in (PREFILL, DECODE):

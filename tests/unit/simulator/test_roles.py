@@ -8,7 +8,7 @@ import pytest
 
 from penstock import perf
 from penstock.workload import request
-from simulator import results, scenario, simulation
+from simulator import html, results, scenario, simulation
 from tests.support.simulated import asked
 
 PROFILE = perf.load_profile("h200-llama3.1-8b-fp8")
@@ -55,6 +55,7 @@ def test_a_lone_request_takes_what_can_be_worked_out() -> None:
     assert figures["transfers"]["seconds"] == pytest.approx(transfer_s)
     assert figures["transfers"]["handover_ms"]["mean"] == pytest.approx(handover_s * 1000)
     assert only.gap_sum_s == pytest.approx(handover_s + decode_s(20_002, 20_003))
+    assert figures["itl_ms"]["mean"] == pytest.approx((handover_s + decode_s(20_002, 20_003)) / 3 * 1000)
 
 
 def test_with_endless_bandwidth_only_the_second_frontend_is_left() -> None:
@@ -103,6 +104,30 @@ def test_what_is_cached_where_it_goes_is_not_sent() -> None:
     result = play(turns, 1, 1)
     assert result.figures["transfers"]["bytes"] == (10 * 512 + 2 * 512 + 9) * KV_BYTES
     assert result.outcomes[1].cached_tokens == 10 * 512
+
+
+def test_a_prompt_that_is_all_cached_where_it_goes_is_not_sent() -> None:
+    """Its last token need not be computed again there, nor waited for: the next one is known."""
+    ids = tuple(range(10))
+    result = play([asked(0.0, 10 * 512, 5, ids, line=1), asked(5.0, 10 * 512, 2, ids, line=2)])
+    assert result.figures["transfers"]["count"] == 1
+    again = result.outcomes[1]
+    assert again.e2e_s - again.ttft_s == pytest.approx(FRONTEND_S + decode_s(10 * 512 + 1))
+
+
+def test_gateways_do_not_expect_answers_where_prompts_are_computed() -> None:
+    """What runs there will not grow by a mean answer."""
+    (door,) = simulation.prepare(told(), [asked(0.0, 100, 2)]).gateways
+    assert door.fleet.pools["sim@prefill"].observed.output_tokens == 1.0
+
+
+def test_the_report_shows_transfers_where_there_are_any() -> None:
+    """And the pools always."""
+    split, whole = play([asked(0.0, 4_000, 5)]), simulation.run(scenario.parse({}), [asked(0.0, 4_000, 5)])
+    pages = [html.page(each) for each in (split, whole)]
+    assert ["KV between workers over time" in page for page in pages] == [True, False]
+    assert ["sim/prefill" in page for page in pages] == [True, False]
+    assert "sim/unified" in pages[1]
 
 
 def test_more_bandwidth_is_never_worse() -> None:
