@@ -12,7 +12,7 @@ from collections.abc import Callable
 from penstock.api import types as api
 from router.dataplane import fleet, gateway, upstream
 from router.index import prefix
-from router.policy import pairs, profiles, types
+from router.policy import pairs, profiles
 from simulator import requests
 from workers.engine import transfers
 from workers.engine import types as engine_types
@@ -260,12 +260,11 @@ class Gateway:
         any_call = typing.cast(typing.Any, call)
         profile = core.profile_for(any_call)
         request, answers = core.observe(any_call, second, call.tried, profile.uses_prefix)
-        source = types.Source(0.0, kv_ms_per_token)
-        chosen = profile.decide_decode(request, answers, source, second.state)
+        chosen = profile.decide_decode(request, answers, kv_ms_per_token, second.state)
         second.state = chosen.state
         there = chosen.endpoint
         assert isinstance(there, fleet.Backend)
-        transfer_ms = pairs.transfer_ms(request, source, chosen)
+        transfer_ms = pairs.transfer_ms(request, kv_ms_per_token, chosen)
         core.book(any_call, there, request.prompt_tokens, chosen.matched_tokens, transfer_ms, answers.now_ms)
         return there.id
 

@@ -2,11 +2,10 @@
 
 Both are chosen when the request comes. The prompt goes where its first token costs least, by the parts of `default` that there
 are without streams: nobody decodes at such an endpoint, so nobody is slowed. The answer goes where it costs least from then on:
-the KV that arrives there before this, the part of the prompt that is not cached there over the slower of the two links, memory,
+the part of the prompt that is not cached there, over the slower link, shared with those that wait for theirs, memory,
 slower streams, and the KV that is pushed out.
 
-One unit, as in `router.policy.scorers`: predicted milliseconds. The second choice does not change the first: an endpoint for
-the answer is sought for a prompt that is ready somewhere at a known time.
+One unit, as in `router.policy.scorers`: predicted milliseconds. The second choice does not change the first.
 """
 
 from __future__ import annotations
@@ -49,46 +48,33 @@ def own_prefill_ms(request: types.Request, candidates: list[types.Endpoint], mat
     return scores
 
 
-def source_of(request: types.Request, observed: types.Observed, chosen: types.Decision) -> types.Source:
-    """What the choice of an endpoint for the answer has to know of that for the prompt."""
-    there = [chosen.endpoint]
-    ready_ms = scorers.wait_ms(request, observed, there)[0] + own_prefill_ms(request, there, [chosen.matched_tokens])[0]
-    return types.Source(ready_ms, chosen.endpoint.kv_ms_per_token)
-
-
-def transfer_ms(request: types.Request, source: types.Source, chosen: types.Decision) -> float:
+def transfer_ms(request: types.Request, kv_ms_per_token: float, chosen: types.Decision) -> float:
     """Time that the KV takes which is not cached where the answer is generated, alone on the slower of the two links, ms."""
-    return _missing(request, chosen.matched_tokens) * _kv_ms(source, chosen.endpoint)
+    return _missing(request, chosen.matched_tokens) * max(kv_ms_per_token, chosen.endpoint.kv_ms_per_token)
 
 
 def _missing(request: types.Request, matched: int) -> int:
     return max(0, request.prompt_tokens - matched)
 
 
-def _kv_ms(source: types.Source, endpoint: types.Endpoint) -> float:
-    return max(source.kv_ms_per_token, endpoint.kv_ms_per_token)
-
-
-def decode(request: types.Request, observed: types.Observed, source: types.Source, state: int) -> types.Decision:
+def decode(request: types.Request, observed: types.Observed, kv_ms_per_token: float, state: int) -> types.Decision:
     """Where an answer is generated: the lowest wait for its KV and for memory + what slower streams are worth + what its KV
-    pushes out and has to be sent again, ms.
+    pushes out and has to be sent again, ms. `kv_ms_per_token` is the time of a token's KV over the link that it comes from.
 
-    `queued_ms` of such an endpoint is the time that KV takes which is still to come. What is before this prompt's KV goes on
-    arriving until that is ready.
+    A link is shared by all whose KV is still to come (`waiting`), so that a link that is slower than it says is seen by them.
     """
     candidates = filters.promising(request, observed)
     matched = filters.matched_tokens(observed, candidates)
-    prompt = request.prompt_tokens
     arrivals: list[float] = []
     memory: list[float] = []
     streams: list[float] = []
     evicts: list[float] = []
     for at, endpoint in enumerate(candidates):
         missing = _missing(request, matched[at])
-        kv_ms = _kv_ms(source, endpoint)
-        arrivals.append(max(0.0, endpoint.wait_ms(observed.now_ms) - source.ready_ms) + missing * kv_ms)
+        kv_ms = max(kv_ms_per_token, endpoint.kv_ms_per_token)
+        arrivals.append(missing * kv_ms * (1 + endpoint.waiting + endpoint.peer_waiting))
         memory.append(scorers.memory_ms(request, observed, endpoint))
-        streams.append(scorers.TTFT_MS_PER_ITL_MS * _slower_ms(endpoint, prompt))
+        streams.append(scorers.TTFT_MS_PER_ITL_MS * _slower_ms(endpoint, request.prompt_tokens))
         pushed = float(missing) if endpoint.evicts else missing - endpoint.free_tokens
         evicts.append(pushed * kv_ms * scorers.REUSES if pushed > 0.0 else 0.0)
     totals = [arrivals[at] + memory[at] + streams[at] + evicts[at] for at in range(len(candidates))]

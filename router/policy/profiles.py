@@ -47,17 +47,17 @@ class Profile:
     ) -> types.Pair:
         """Which of the endpoints that compute prompts, and which of those that generate answers; each choice has its state."""
         prefill = (self.prefill or self.decide)(request, prompts, states[0])
-        source = pairs.source_of(request, prompts, prefill)
-        decode = self.decide_decode(request, answers, source, states[1])
-        return types.Pair(prefill, decode, source, pairs.transfer_ms(request, source, decode))
+        kv_ms_per_token = prefill.endpoint.kv_ms_per_token
+        decode = self.decide_decode(request, answers, kv_ms_per_token, states[1])
+        return types.Pair(prefill, decode, pairs.transfer_ms(request, kv_ms_per_token, decode))
 
     def decide_decode(
-        self, request: types.Request, observed: types.Observed, source: types.Source, state: int
+        self, request: types.Request, observed: types.Observed, kv_ms_per_token: float, state: int
     ) -> types.Decision:
-        """Which of the endpoints that generate answers, for a prompt whose KV will be at `source`."""
+        """Which of the endpoints that generate answers; a token's KV takes so long over the link that it comes from."""
         if self.decode is None:
             return self.decide(request, observed, state)
-        return self.decode(request, observed, source, state)
+        return self.decode(request, observed, kv_ms_per_token, state)
 
 
 def default(request: types.Request, observed: types.Observed, state: int) -> types.Decision:

@@ -295,27 +295,16 @@ Policy = Callable[[Request, Observed, int], Decision]
 
 
 @final
-class Source:
-    """Where a request's KV comes from: when it is expected there, ms from now, and what a token takes over that link, ms."""
-
-    __slots__ = ("kv_ms_per_token", "ready_ms")
-
-    def __init__(self, ready_ms: float, kv_ms_per_token: float) -> None:
-        self.ready_ms = ready_ms
-        self.kv_ms_per_token = kv_ms_per_token
-
-
-@final
 class Pair:
     """Where a prompt is computed and where its answer is generated, and how long the KV is on its way between them, ms."""
 
-    __slots__ = ("decode", "prefill", "source", "transfer_ms")
+    __slots__ = ("decode", "prefill", "transfer_ms")
 
-    def __init__(self, prefill: Decision, decode: Decision, source: Source, transfer_ms: float) -> None:
+    def __init__(self, prefill: Decision, decode: Decision, transfer_ms: float) -> None:
         self.prefill = prefill
         self.decode = decode
-        self.source = source
         self.transfer_ms = transfer_ms
 
 
-DecodePolicy = Callable[[Request, Observed, Source, int], Decision]
+# (request, endpoints, time of a token's KV over the link that it comes from in ms, state)
+DecodePolicy = Callable[[Request, Observed, float, int], Decision]

@@ -13,7 +13,7 @@ SPEED = EngineSpeed(
     base_ms=10.0, ms_per_token=0.1, ms_per_seq=0.5, ms_per_kv_token=1e-4, step_base_ms=5.0, kv_ms_per_token=0.01
 )
 PROMPT = policies.request(1_600, blocks=100)
-NOW = types.Source(0.0, 0.01)
+KV_MS = 0.01
 DEFAULT = profiles.by_name("default")
 
 
@@ -40,37 +40,38 @@ def test_a_prompt_goes_where_its_first_token_is_predicted_first() -> None:
 
 
 def test_an_answer_goes_where_its_kv_is_soonest() -> None:
-    """What is cached there need not be sent, and what is on its way there comes first."""
+    """What is cached there need not be sent, and those that wait for theirs share the link."""
     near, idle = fleet(2)
-    found = pairs.decode(PROMPT, policies.observed([near, idle], {0: 80}), NOW, 0)
+    found = pairs.decode(PROMPT, policies.observed([near, idle], {0: 80}), KV_MS, 0)
     assert found.endpoint is near
     assert scores(found)["arrive_ms"] == [pytest.approx(3.2), pytest.approx(16.0)]
-    near.queued_ms, near.waiting = 30.0, 1
-    assert pairs.decode(PROMPT, policies.observed([near, idle], {0: 80}), NOW, 0).endpoint is idle
-    # It has arrived once the prompt is ready.
-    assert pairs.decode(PROMPT, policies.observed([near, idle], {0: 80}), types.Source(30.0, 0.01), 0).endpoint is near
+    near.waiting, near.peer_waiting = 3, 2
+    found = pairs.decode(PROMPT, policies.observed([near, idle], {0: 80}), KV_MS, 0)
+    assert found.endpoint is idle
+    assert scores(found)["arrive_ms"] == [pytest.approx(6 * 3.2), pytest.approx(16.0)]
 
 
 def test_the_slower_link_decides_how_long_kv_takes() -> None:
     """Of the sender's and the receiver's."""
     (only,) = fleet(1)
     observed = policies.observed([only])
-    found = pairs.decode(PROMPT, observed, types.Source(0.0, 0.05), 0)
-    assert pairs.transfer_ms(PROMPT, types.Source(0.0, 0.05), found) == pytest.approx(80.0)
-    assert pairs.transfer_ms(PROMPT, types.Source(0.0, 0.001), found) == pytest.approx(16.0)
+    found = pairs.decode(PROMPT, observed, 0.05, 0)
+    assert scores(found)["arrive_ms"] == [pytest.approx(80.0)]
+    assert pairs.transfer_ms(PROMPT, 0.05, found) == pytest.approx(80.0)
+    assert pairs.transfer_ms(PROMPT, 0.001, found) == pytest.approx(16.0)
 
 
 def test_an_answer_avoids_crowds_and_full_memory() -> None:
     """A running sequence costs all who are there time between tokens; where memory is short it has to wait."""
     crowded, idle = fleet(2)
     crowded.running, crowded.kv_tokens = 10, 20_000
-    found = pairs.decode(PROMPT, policies.observed([crowded, idle]), NOW, 0)
+    found = pairs.decode(PROMPT, policies.observed([crowded, idle]), KV_MS, 0)
     assert found.endpoint is idle
     # 10 x ((10 x 0.5 + 2.0) of its own steps + 10 x (0.5 + 0.16) of the others').
     assert scores(found)["stream_ms"] == [pytest.approx(10 * (7.0 + 6.6)), 0.0]
     full, empty = fleet(2)
     full.running, full.kv_tokens, full.held_tokens, full.capacity_tokens = 1, 9_000, 9_000, 10_000.0
-    found = pairs.decode(PROMPT, policies.observed([full, empty]), NOW, 0)
+    found = pairs.decode(PROMPT, policies.observed([full, empty]), KV_MS, 0)
     assert found.endpoint is empty
     assert scores(found)["memory_ms"][0] > 0.0
 
@@ -79,22 +80,21 @@ def test_kv_that_is_pushed_out_is_sent_again() -> None:
     """A full cache costs four transfers of what comes; one with room costs nothing."""
     full, room = fleet(2)
     full.evicts, full.free_tokens, room.free_tokens = True, 0.0, 5_000.0
-    found = pairs.decode(PROMPT, policies.observed([full, room]), NOW, 0)
+    found = pairs.decode(PROMPT, policies.observed([full, room]), KV_MS, 0)
     assert scores(found)["evict_ms"] == [pytest.approx(4 * 16.0), 0.0]
     assert found.endpoint is room
 
 
 def test_a_pair_is_an_endpoint_of_each_pool() -> None:
-    """The answer's choice knows when the prompt will be ready, and the transfer is that of the two that were chosen."""
-    prompts, answers = fleet(2), fleet(3, 2)
-    for each in answers:
-        each.queued_ms, each.waiting = 180.0, 1
+    """The answer's choice knows over which link the KV comes, and the transfer is that of the two that were chosen."""
+    slow = SPEED.model_copy(update={"kv_ms_per_token": 0.02})
+    prompts, answers = [policies.endpoint(slot, speed=slow) for slot in range(2)], fleet(3, 2)
+    answers[0].waiting = answers[1].waiting = 1
     pair = DEFAULT.decide_pair(PROMPT, policies.observed(prompts), policies.observed(answers, {4: 50}), (0, 0))
     assert pair.prefill.endpoint in prompts
     assert pair.decode.endpoint is answers[2]
-    assert pair.source.ready_ms == pytest.approx(170.0)
-    assert scores(pair.decode)["arrive_ms"] == [pytest.approx(26.0), pytest.approx(26.0), pytest.approx(18.0)]
-    assert pair.transfer_ms == pytest.approx(8.0)
+    assert scores(pair.decode)["arrive_ms"] == [pytest.approx(64.0), pytest.approx(64.0), pytest.approx(16.0)]
+    assert pair.transfer_ms == pytest.approx(16.0)
 
 
 @pytest.mark.parametrize("name", profiles.names())
@@ -114,5 +114,5 @@ def test_unknown_links_decide_nothing() -> None:
     """Where no endpoint tells its link, transfers take no time for all alike."""
     one, other = (policies.endpoint(slot) for slot in range(2))
     one.running = 1
-    found = pairs.decode(PROMPT, policies.observed([one, other]), types.Source(0.0, 0.0), 0)
+    found = pairs.decode(PROMPT, policies.observed([one, other]), 0.0, 0)
     assert scores(found)["arrive_ms"] == [0.0, 0.0]
