@@ -1,7 +1,7 @@
 """Prompts and answers on workers of their own or not: `PENSTOCK_TRACES=FOLDER python -m benchmarks.simulator.roles`.
 
-Mooncake's conversation trace on eight workers of 2,000 blocks with the default policy: all of them for both, or split, with links
-of several bandwidths. One row per fleet, one table per speed.
+Mooncake's conversation trace on eight workers of 2,000 blocks with the default policy: all of them for both, or split, with
+links of several bandwidths. One row per fleet, one table per speed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,18 @@ from simulator import scenario, simulation
 
 _WORKERS = 8
 _KV_BLOCKS = 2_000
+_COLUMNS = (
+    "workers",
+    "GB/s",
+    "TTFT mean / p95, ms",
+    "ITL p50 / p95 / p99, ms",
+    "first to second token, mean / p95, ms",
+    "E2E mean, ms",
+    "good",
+    "goodput per s",
+    "reuse",
+    "MJ",
+)
 
 
 def told(trace: pathlib.Path, prefill: int, gbytes_s: float, speed: float, policy: str) -> scenario.Scenario:
@@ -67,10 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     trace = pathlib.Path(folder) / "mooncake_conversation.jsonl"
     for speed in (float(each) for each in given.speeds.split(",")):
         print(f"\n{speed:g}x\n")
-        print(
-            "| workers | GB/s | TTFT mean / p95 | ITL p50 / p95 / p99 | to 2nd token mean / p95 | E2E | good | per s | reuse | MJ |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|---|")
+        print("| " + " | ".join(_COLUMNS) + " |")
+        print("|---" * len(_COLUMNS) + "|")
         figures = simulation.run(told(trace, 0, 50.0, speed, given.policy)).figures
         print(row(f"{_WORKERS} unified", "", figures), flush=True)
         for prefill in (int(each) for each in given.prefill.split(",")):
