@@ -228,11 +228,17 @@ class Redis(Values):
 
 
 class Monitor(Values):
-    """Prometheus Operator's PodMonitor."""
+    """How Prometheus Operator finds what to read."""
 
     enabled: bool = Field(False, description="Whether to make it; needs its CRD")
     interval: str = Field("15s", pattern=r"^[0-9]+(ms|s|m)$", description="How often metrics are read")
     labels: dict[str, str] = Field({}, description="Labels by which a Prometheus chooses it")
+
+
+class ServiceMonitor(Monitor):
+    """Prometheus Operator's ServiceMonitor, and the Service that it looks at."""
+
+    port: int = Field(9090, ge=1, le=65535, description="Port of the headless Services; Pods are asked on their own")
 
 
 class Rules(Values):
@@ -252,7 +258,11 @@ class Dashboards(Values):
 class Monitoring(Values):
     """For Prometheus and Grafana. Without these, Pods carry prometheus.io annotations only."""
 
-    podMonitor: Monitor = Field(Monitor(), description="PodMonitor of gateways, controllers and operators")
+    serviceMonitor: ServiceMonitor = Field(
+        ServiceMonitor(),
+        description="ServiceMonitors of gateways, controllers and operators, with a headless Service each",
+    )
+    podMonitor: Monitor = Field(Monitor(), description="PodMonitors of the same in their place: no Services are made")
     rules: Rules = Field(Rules(), description="Alerts")
     dashboards: Dashboards = Field(Dashboards(), description="Dashboards")
 

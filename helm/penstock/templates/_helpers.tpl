@@ -33,7 +33,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
 {{- define "penstock.metadata" -}}
-name: {{ include "penstock.fullname" .root }}-{{ .component }}
+name: {{ include "penstock.fullname" .root }}-{{ .component }}{{ default "" .suffix }}
 namespace: {{ .root.Release.Namespace }}
 labels:
   {{- include "penstock.selector" . | nindent 2 }}

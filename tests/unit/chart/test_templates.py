@@ -27,7 +27,7 @@ EVERYTHING = (
     "gateway.autoscaling.enabled=true",
     "controller.tlsSecret=mtls",
     "agents.tls.mode=selfSigned",
-    "monitoring.podMonitor.enabled=true",
+    "monitoring.serviceMonitor.enabled=true",
     "monitoring.rules.enabled=true",
     "monitoring.dashboards.enabled=true",
     'images.pullSecrets=["registry"]',
@@ -168,8 +168,48 @@ def test_ports_probes_and_policies_fit() -> None:
         if each["kind"] == "NetworkPolicy" and component in ports:
             named = {port["port"] for rule in each["spec"]["ingress"] for port in rule["ports"]}
             assert named <= ports[component]
+
+
+@pytest.mark.parametrize("operator", [True, False])
+def test_a_service_monitor_finds_what_serves_metrics(operator: bool) -> None:
+    """One for each component that is there, at a headless Service of its own that names the port with the metrics."""
+    sets = ("monitoring.serviceMonitor.enabled=true", f"operator.enabled={str(operator).lower()}")
+    objects = charts.template(*sets, "monitoring.serviceMonitor.labels.release=prom")
+    monitors = [each for each in objects if each["kind"] == "ServiceMonitor"]
+    assert len(monitors) == 2 + operator
+    for each in monitors:
+        component = each["metadata"]["labels"]["app.kubernetes.io/component"]
+        assert each["metadata"]["labels"]["release"] == "prom"
+        wanted = each["spec"]["selector"]["matchLabels"].items()
+        services = [one for one in objects if one["kind"] == "Service" and wanted <= one["metadata"]["labels"].items()]
+        [service] = services
+        assert service["spec"]["clusterIP"] == "None" and service["metadata"]["name"].endswith(f"{component}-metrics")
+        [port] = service["spec"]["ports"]
+        [endpoint] = each["spec"]["endpoints"]
+        assert (endpoint["port"], endpoint["path"]) == (port["name"], "/metrics")
+        pods = charts.one(objects, "Deployment", component)["spec"]["template"]
+        assert service["spec"]["selector"].items() <= pods["metadata"]["labels"].items()
+        assert pods["metadata"]["annotations"]["prometheus.io/port"] == str(_number(pods, port["targetPort"]))
+
+
+def test_pod_monitors_need_no_service() -> None:
+    """The same components, read from their Pods; both at once would read everything twice."""
+    objects = charts.template("monitoring.podMonitor.enabled=true")
+    assert len([each for each in objects if each["kind"] == "PodMonitor"]) == 3
+    for each in objects:
         if each["kind"] == "PodMonitor":
-            assert each["spec"]["podMetricsEndpoints"][0]["port"] in ports[component]
+            component = each["metadata"]["labels"]["app.kubernetes.io/component"]
+            pods = charts.one(objects, "Deployment", component)["spec"]["template"]
+            assert _number(pods, each["spec"]["podMetricsEndpoints"][0]["port"])
+        assert not each["metadata"]["name"].endswith("-metrics")
+    with pytest.raises(ValueError, match="everything would be read twice"):
+        charts.template("monitoring.podMonitor.enabled=true", "monitoring.serviceMonitor.enabled=true")
+
+
+def _number(template: dict[str, Any], name: str) -> int:
+    """A Pod's port by its name."""
+    [container] = template["spec"]["containers"]
+    return next(int(each["containerPort"]) for each in container["ports"] if each["name"] == name)
 
 
 def test_selectors_choose_the_pods_of_their_component() -> None:
