@@ -37,6 +37,7 @@ def page(result: results.Result) -> str:
         parts.section("Time to first token over time", parts.ttft(done)),
         parts.section("Decoding sequences over time", _running(result)),
         parts.section("Prompt tokens computed per second", _computed(result)),
+        *_pools_at_work(result),
         "</div>",
         parts.section("Workers at work (darker: a larger share of the time)", _heat(result, end_s)),
         "<h2>Pools</h2>" + _pools(figures),
@@ -89,11 +90,11 @@ def _latency(figures: dict[str, Any]) -> str:
     return parts.table(("class", "", *columns), [*rows, *goodput])
 
 
-def _summed(result: results.Result, at: int) -> list[tuple[float, float]]:
-    """Sum over workers of one quantity per second, by time."""
+def _summed(result: results.Result, at: int, names: Sequence[str] | None = None) -> list[tuple[float, float]]:
+    """Sum over workers of one quantity per second, by time; over all of them where none are named."""
     count = max((len(bins) for bins in result.bins.values()), default=0)
     totals = [0.0] * count
-    for bins in result.bins.values():
+    for bins in result.bins.values() if names is None else [result.bins[name] for name in names]:
         for place, values in enumerate(bins):
             totals[place] += values[at]
     width_s = result.bin_s
@@ -107,6 +108,19 @@ def _summed(result: results.Result, at: int) -> list[tuple[float, float]]:
 
 def _running(result: results.Result) -> str:
     return svg.plot([svg.Line("all workers", _summed(result, 1), "s2")], "s since the start", "sequences")
+
+
+def _pools_at_work(result: results.Result) -> list[str]:
+    """How busy each pool is over time; nothing where there is one pool."""
+    rows = result.figures["endpoints"]
+    lines = []
+    for at, name in enumerate(result.figures["pools"]):
+        members = [worker for worker in result.bins if rows[worker]["pool"] == name]
+        shares = [(time_s, seconds / len(members)) for time_s, seconds in _summed(result, 0, members)]
+        lines.append(svg.Line(name, shares, _STYLES[at % len(_STYLES)]))
+    if len(lines) < 2:
+        return []
+    return [parts.section("Pools at work, share of their workers' time", svg.plot(lines, "s since the start", "share"))]
 
 
 def _computed(result: results.Result) -> str:

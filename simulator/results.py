@@ -152,7 +152,7 @@ def _fleet(figures: dict[str, Any], workers: Sequence[worker.Worker], end_s: flo
     figures["joules"] = None if math.isnan(joules) else joules
     for each in workers:
         row = figures["endpoints"].setdefault(each.id, {"requests": 0})
-        row["role"] = each.record.role
+        row["role"], row["pool"] = each.record.role, each.pool
         if each.record.role == api.ROLE_PREFILL:
             # Outcomes name the worker that an answer came from in the end.
             row["requests"] = each.requests

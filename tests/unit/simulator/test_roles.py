@@ -125,7 +125,8 @@ def test_the_report_shows_transfers_where_there_are_any() -> None:
     """And the pools always."""
     split, whole = play([asked(0.0, 4_000, 5)]), simulation.run(scenario.parse({}), [asked(0.0, 4_000, 5)])
     pages = [html.page(each) for each in (split, whole)]
-    assert ["KV between workers over time" in page for page in pages] == [True, False]
+    for title in ("KV between workers over time", "Pools at work"):
+        assert [title in page for page in pages] == [True, False]
     assert ["sim/prefill" in page for page in pages] == [True, False]
     assert "sim/unified" in pages[1]
 
@@ -195,6 +196,32 @@ def test_a_worker_without_a_role_has_no_transfers() -> None:
     assert result.figures["transfers"]["count"] == 0
     assert result.figures["transfers"]["handover_ms"]["mean"] is None
     assert list(result.figures["pools"]) == ["sim/unified"]
+
+
+def test_a_split_model_beside_one_that_is_not() -> None:
+    """Each request goes to workers of its model; the policy of a model holds for both its pools."""
+    values: dict[str, Any] = {
+        "fleet": {
+            "models": [
+                {
+                    "name": "split",
+                    "policy": "round-robin",
+                    "pools": [{"role": r, "workers": 2} for r in ("prefill", "decode")],
+                },
+                {"name": "whole", "pools": [{"workers": 1}]},
+            ]
+        }
+    }
+    found = [asked(0.2 * number, 2_048, 10, line=number + 1) for number in range(100)]
+    result = simulation.run(scenario.parse(values), found)
+    assert result.figures["completed"] == len(found)
+    for each in result.outcomes:
+        if each.model == 0:
+            assert (each.computed_by in ("w-0", "w-1"), each.endpoint in ("w-2", "w-3")) == (True, True)
+        else:
+            assert (each.computed_by, each.endpoint) == (None, "w-4")
+    requests = [row["requests"] for name, row in sorted(result.figures["endpoints"].items()) if name != "w-4"]
+    assert max(requests) - min(requests) <= 1
 
 
 def test_unequal_pools_of_a_role() -> None:
