@@ -77,8 +77,12 @@ def told(pools: list[dict[str, Any]], faults: list[dict[str, Any]], policy: str,
 
 
 def check(result: results.Result) -> None:
-    """Completed and failed requests are all there are, and their times are in order."""
+    """Completed and failed requests are all there are, each once, and their times are in order."""
     figures = result.figures
+    assert sorted(each.line for each in result.outcomes) == sorted(
+        each.line for each in simulation.workload(result.scenario)
+    )
+    assert len({each.line for each in result.outcomes}) == len(result.outcomes)
     assert figures["completed"] + figures["errors"] == figures["requests"] > 50
     for each in result.outcomes:
         if each.completed:
