@@ -65,10 +65,10 @@ class Cluster:
         self.handover: handover.Handover | None = None
         self._split: frozenset[str] = frozenset()
 
-    def divide(self, models: Iterable[str], delay_s: float) -> handover.Handover:
-        """Prompts and answers of these models are computed by workers of their own."""
+    def divide(self, models: Iterable[str], delay_s: float, early: bool) -> handover.Handover:
+        """Prompts and answers of these models are computed by workers of their own; `early`: the first token by the former."""
         self._split = frozenset(models)
-        self.handover = made = handover.Handover(self, delay_s)
+        self.handover = made = handover.Handover(self, delay_s, early)
         return made
 
     def at(self, time_s: float, act: Callable[[Any, int], None], what: Any = None, number: int = 0) -> None:
@@ -250,7 +250,7 @@ class Cluster:
             asked.blocks,
             payload=call,
             priority=self._priorities[asked.group],
-            hold=leg is not None and asked.output_tokens > 1,
+            hold=leg is not None and self.handover is not None and self.handover.follows(asked),
         )
         call.job = job
         if not self.add(there, job):
@@ -287,7 +287,8 @@ class Cluster:
             call: Any = job.payload
             if call.job is not job:
                 continue
-            there.decoding[call.request.group] -= 1
+            if call.decoding:
+                there.decoding[call.request.group] -= 1
             if job.hold and self.handover is not None:
                 call.decoding = False
                 self.handover.computed(call, call.leg)
@@ -324,6 +325,9 @@ class Cluster:
             if call.job is not job:
                 # Given up by its gateway while the engine hung.
                 continue
+            if job.hold and self.handover is not None and not self.handover.early:
+                # Nobody sees this token.
+                continue
             call.decoding = True
             group = call.request.group
             decoding[group] += 1
@@ -346,6 +350,7 @@ class Cluster:
     def _end_heard(self, call: gateways.Call, _: int) -> None:
         door, job = call.gateway, call.job
         assert door is not None and job is not None
-        door.complete(call, job.cached_tokens)
+        early = call.leg is not None and self.handover is not None and self.handover.early
+        door.complete(call, job.cached_tokens, int(early))
         self.on_booked(door)
         self.tally.ended(call)

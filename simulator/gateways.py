@@ -268,7 +268,7 @@ class Gateway:
         core.book(any_call, there, request.prompt_tokens, chosen.matched_tokens, transfer_ms, answers.now_ms)
         return there.id
 
-    def _prompt_done(self, call: Call, leg: Leg, cached_tokens: int) -> None:
+    def prompt_done(self, call: Call, leg: Leg, cached_tokens: int) -> None:
         """The first half's answer is there, with the first token; the KV stays at the worker."""
         backend = leg.backend
         if backend is not None:
@@ -290,21 +290,24 @@ class Gateway:
 
     def first_byte(self, call: Call) -> None:
         """The first bytes of the answer are there."""
-        if call.leg is not None:
-            if call.job is not None:
-                self._prompt_done(call, call.leg, call.job.cached_tokens)
+        leg = call.leg
+        if leg is not None:
+            if call.worker is not leg.holder:
+                self.answer_begun(call, leg)
+            elif call.job is not None:
+                self.prompt_done(call, leg, call.job.cached_tokens)
         elif call.queued_tokens:
             self.core.prefilled(typing.cast(typing.Any, call))
 
-    def complete(self, call: Call, cached_tokens: int) -> None:
-        """The whole answer is there, with the usage that the engine reports."""
+    def complete(self, call: Call, cached_tokens: int, known: int = 0) -> None:
+        """The whole answer is there, with the usage that the engine reports; `known` tokens of it came from elsewhere."""
         backend = call.backend
         self.release(call)
         if call.leg is not None and call.leg.job is None:
             # Its only token was the prompt's.
             return
         if backend is not None:
-            generated = call.request.output_tokens - (call.leg is not None)
+            generated = call.request.output_tokens - known
             usage = _Usage(call.request.input_tokens, generated, cached_tokens)
             self.core.learn(typing.cast(typing.Any, call), backend, typing.cast(typing.Any, usage))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import typing
 
 from router.dataplane import gateway as production
-from simulator import gateways, tally, worker
+from simulator import gateways, requests, tally, worker
 from workers.engine import transfers, types
 
 if typing.TYPE_CHECKING:
@@ -22,11 +22,17 @@ if typing.TYPE_CHECKING:
 class Handover:
     """Moves such requests on; `cluster.Cluster` calls it where one of their halves is over, or is lost."""
 
-    def __init__(self, played: cluster.Cluster, delay_s: float) -> None:
+    def __init__(self, played: cluster.Cluster, delay_s: float, early: bool) -> None:
+        # Whether the first worker answers with the first token; else the second does.
+        self.early = early
         self.links = transfers.Links()
         self._cluster = played
         # From a worker's wish for KV to its first byte.
         self._delay_s = delay_s
+
+    def follows(self, asked: requests.Request) -> bool:
+        """Whether the second worker has anything to generate."""
+        return asked.output_tokens > self.early
 
     def add(self, there: worker.Worker) -> None:
         """A worker with a link."""
@@ -52,6 +58,8 @@ class Handover:
         if call.attempts != attempt or leg is None or leg.job is None or call.error is not None:
             # Lost meanwhile, with its worker.
             return
+        if not self.early and call.gateway is not None:
+            call.gateway.prompt_done(call, leg, leg.job.cached_tokens)
         self._send(call, leg)
 
     def _send(self, call: gateways.Call, leg: gateways.Leg) -> None:
@@ -90,6 +98,7 @@ class Handover:
             payload=call,
             priority=played.priority_of(call),
             remote=True,
+            known=int(self.early),
         )
         call.job = job
         if not played.add(there, job):
@@ -158,7 +167,7 @@ class Handover:
         played.wake(holder)
 
     def joined(self, there: worker.Worker, jobs: list[types.Request]) -> None:
-        """These got their second token, the first of this worker."""
+        """These got their first token of this worker, which is the second of all, or the first."""
         played = self._cluster
         now_s = played.clock.now_s
         for job in jobs:
@@ -168,7 +177,10 @@ class Handover:
             group = call.request.group
             call.decoding = True
             there.decoding[group] += 1
-            played.tally.gap(group, now_s - call.paused_s)
+            if call.first_s is None:
+                call.first_s = now_s + played.latency_s
+            else:
+                played.tally.gap(group, now_s - call.paused_s)
             played.tally.handovers.append(now_s - call.paused_s)
             played.at(now_s + played.latency_s, self._begun, call)
 
@@ -183,19 +195,23 @@ class Handover:
         """A worker has gone, or is given up, that has a half of a request."""
         if there is not leg.holder:
             self._answer_lost(call, leg)
-        elif leg.job is not None:
+        elif leg.job is not None and call.first_s is not None:
             # The client has the first token, and nobody the KV.
             if call.gateway is not None:
                 call.gateway.prompt_failed(call, leg)
             self._forget(call, leg)
             self._cluster.refuse(call, "cut")
         else:
-            leg.holder = None
-            there.calls.pop(call, None)
-            call.job = None
             if call.gateway is not None:
                 call.gateway.prompt_failed(call, leg)
-            self._cluster.again(call)
+            self._forget(call, leg)
+            self._again(call, leg)
+
+    def _again(self, call: gateways.Call, leg: gateways.Leg) -> None:
+        """The client has nothing yet: both halves are done again."""
+        leg.holder = leg.job = call.job = None
+        leg.answer_tries = 0
+        self._cluster.again(call)
 
     def _answer_lost(self, call: gateways.Call, leg: gateways.Leg) -> None:
         """The second half goes elsewhere if the KV is still where the prompt was computed; else the answer is cut."""
@@ -209,19 +225,25 @@ class Handover:
         door.failed(call)
         played.on_booked(door)
         if holder is None or leg.answer_tries >= played.max_attempts:
-            self._forget(call, leg)
-            played.refuse(call, "cut")
+            self._fail(call, leg)
             return
         assert job is not None
         played.tally.retries += 1
         try:
             door.route_answer(call, holder.kv_ms_per_token)
         except (production.NoEndpointError, production.UnknownModelError):
-            self._forget(call, leg)
-            played.refuse(call, "cut")
+            self._fail(call, leg)
             return
         played.on_booked(door)
         self._send(call, leg)
+
+    def _fail(self, call: gateways.Call, leg: gateways.Leg) -> None:
+        """Nobody can go on with an answer."""
+        self._forget(call, leg)
+        if call.first_s is None:
+            self._again(call, leg)
+        else:
+            self._cluster.refuse(call, "cut")
 
     def _stop(self, leg: gateways.Leg) -> None:
         """What is on its way is not waited for any more."""

@@ -135,6 +135,11 @@ class Fleet(Strict):
         " once shares it (50: a port of 400 Gbit/s)",
     )
     kv_transfer_ms: float = Field(1.0, ge=0, description="From a worker's wish for KV to its first byte, ms")
+    first_token: Literal["prefill", "decode"] = Field(
+        "prefill",
+        description="Role of the worker that answers with the first token: `prefill`, at once; `decode`, which computes the"
+        " prompt's last token once it has the KV, as vLLM does",
+    )
 
 
 class Gateways(Strict):

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable, Iterator
 
 from penstock import perf
+from penstock.api import types as api
 from penstock.workload import formats, request
 from router.policy import profiles
 from simulator import cluster, exchange, faults, fleet, gateways, generate, requests, results, scenario
@@ -80,7 +81,9 @@ def prepare(
     )
     stream = _connect(played, told)
     split = [each.name for each in told.fleet.models if each.split]
-    halves = played.divide(split, told.fleet.kv_transfer_ms / 1000) if split else None
+    halves = None
+    if split:
+        halves = played.divide(split, told.fleet.kv_transfer_ms / 1000, told.fleet.first_token == api.ROLE_PREFILL)
     for each in fleet.workers(told, block_size):
         played.workers[each.id] = each
         if halves is not None:

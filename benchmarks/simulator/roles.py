@@ -21,7 +21,7 @@ _COLUMNS = (
     "GB/s",
     "TTFT mean / p95, ms",
     "ITL p50 / p95 / p99, ms",
-    "first to second token, mean / p95, ms",
+    "handover, mean / p95, ms",
     "E2E mean, ms",
     "good",
     "goodput per s",
@@ -30,7 +30,9 @@ _COLUMNS = (
 )
 
 
-def told(trace: pathlib.Path, prefill: int, gbytes_s: float, speed: float, policy: str) -> scenario.Scenario:
+def told(
+    trace: pathlib.Path, prefill: int, gbytes_s: float, speed: float, policy: str, first_token: str
+) -> scenario.Scenario:
     """The trace on eight workers, so many of which compute prompts; 0: all do both."""
     pools = [{"role": "prefill", "workers": prefill}, {"role": "decode", "workers": _WORKERS - prefill}]
     if not prefill:
@@ -42,7 +44,7 @@ def told(trace: pathlib.Path, prefill: int, gbytes_s: float, speed: float, polic
             "speed": speed,
             "classes": [{"name": "default", "ttft_ms": 2_000, "itl_ms": 100}],
             "gateways": {"policy": policy},
-            "fleet": {"kv_transfer_gbytes_s": gbytes_s, "models": models},
+            "fleet": {"kv_transfer_gbytes_s": gbytes_s, "first_token": first_token, "models": models},
         }
     )
 
@@ -72,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prefill", default="4,5,6", help="numbers of workers that compute prompts")
     parser.add_argument("--gbytes-s", default="50,5", help="bandwidths of a worker's link, 10^9 bytes per s")
     parser.add_argument("--policy", default="default", help="routing profile")
+    parser.add_argument(
+        "--first-token", default="prefill", help="role of the worker that answers with it: prefill or decode"
+    )
     given = parser.parse_args(argv)
     folder = os.environ.get("PENSTOCK_TRACES")
     if folder is None:
@@ -81,11 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\n{speed:g}x\n")
         print("| " + " | ".join(_COLUMNS) + " |")
         print("|---" * len(_COLUMNS) + "|")
-        figures = simulation.run(told(trace, 0, 50.0, speed, given.policy)).figures
+        figures = simulation.run(told(trace, 0, 50.0, speed, given.policy, given.first_token)).figures
         print(row(f"{_WORKERS} unified", "", figures), flush=True)
         for prefill in (int(each) for each in given.prefill.split(",")):
             for gbytes_s in (float(each) for each in given.gbytes_s.split(",")):
-                figures = simulation.run(told(trace, prefill, gbytes_s, speed, given.policy)).figures
+                figures = simulation.run(told(trace, prefill, gbytes_s, speed, given.policy, given.first_token)).figures
                 print(row(f"{prefill} + {_WORKERS - prefill}", f"{gbytes_s:g}", figures), flush=True)
     return 0
 

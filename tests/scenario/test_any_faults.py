@@ -108,15 +108,17 @@ def test_every_request_ends(faults: list[dict[str, Any]], policy: str, seed: int
     st.sampled_from([400, 4_000]),
     st.sampled_from([0.3, 50.0]),
     st.sampled_from([0.0, 2.0]),
+    st.sampled_from(["prefill", "decode"]),
 )
 def test_every_pair_ends(
-    faults: list[dict[str, Any]], policy: str, seed: int, kv_blocks: int, gbytes_s: float, network_ms: float
+    faults: list[dict[str, Any]], policy: str, seed: int, kv_blocks: int, gbytes_s: float, network_ms: float, first: str
 ) -> None:
     """So it is where prompts and answers have workers of their own; nothing is left of any, and bytes and tokens add up."""
     pools = [
         {"role": role, "workers": count, "kv_blocks": kv_blocks} for role, count in (("prefill", 1), ("decode", 2))
     ]
-    values = told(pools, faults, policy, seed, kv_transfer_gbytes_s=gbytes_s, network_ms=network_ms)
+    links = {"kv_transfer_gbytes_s": gbytes_s, "network_ms": network_ms, "first_token": first}
+    values = told(pools, faults, policy, seed, **links)
     played = simulation.prepare(values)
     played.run()
     nothing_left(played)
@@ -130,5 +132,6 @@ def test_every_pair_ends(
         tokens = sum(each.output_tokens for each in simulation.workload(values))
         assert figures["output_tokens"] == tokens
         engines = [there.engine.counters for there in played.workers.values()]
-        assert sum(each.generation_tokens for each in engines) == tokens
+        unseen = figures["requests"] if first == "decode" else 0
+        assert sum(each.generation_tokens for each in engines) == tokens + unseen
     assert simulation.run(values).figures == figures

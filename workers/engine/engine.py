@@ -319,7 +319,8 @@ class Engine:
             if request.state is types.State.RECEIVING:
                 del self._receiving[request]
                 request.remote = False
-                request.computed = request.target
+                # Where no token of the answer came with it, the prompt's last one is computed here.
+                request.computed = request.target - (not request.generated)
                 self._cache_full_blocks(request, request.computed)
                 self._begin_decode(request)
                 result.joined.append(request)
@@ -404,9 +405,10 @@ class Engine:
     def _find_blocks(self, request: types.Request) -> tuple[list[block_pool.Block], int]:
         """Cached blocks of a request's longest prefix, and how many more it needs."""
         size = self.config.block_size
-        # At least the last token is computed, since its output is what the next token is sampled from; of KV from elsewhere
-        # that token is known.
-        limit = (request.target - (not request.remote)) // size if self.config.prefix_caching else 0
+        # At least the last token is computed, since its output is what the next token is sampled from, but where that token
+        # came with the KV from elsewhere.
+        known = request.remote and request.generated
+        limit = (request.target - (not known)) // size if self.config.prefix_caching else 0
         hits = self._pool.match(request.hashes, limit)
         return hits, -(-request.target // size) - len(hits)
 
@@ -436,7 +438,7 @@ class Engine:
         request.finish_at = self._tick + left
         self._decoding[request] = None
         self._decode_kv_tokens += request.computed
-        request.cross_at = self._tick + -request.computed % self.config.block_size
+        request.cross_at = self._tick + len(request.blocks) * self.config.block_size - request.computed
         heapq.heappush(self._crossings, (request.cross_at, next(self._order), request))
         together = self._finish_at.get(request.finish_at)
         if together is None:

@@ -58,8 +58,9 @@ class Request:
     `output_tokens` is how many tokens the request will generate.
 
     Where one engine computes the prompt and another generates the answer, the first has a request of one token with `hold`:
-    its KV stays until `Engine.release`. The second has one with `remote`: the prompt's KV, as far as it is not cached there,
-    and the first token come from elsewhere.
+    its KV stays until `Engine.release`. The second has one with `remote`: the prompt's KV comes from elsewhere, as far as it is
+    not cached there, and with it the first token; or, with `known=0`, the KV of all but the prompt's last token, and the first
+    token is generated there.
     """
 
     __slots__ = (
@@ -104,12 +105,13 @@ class Request:
         source: object = None,
         hold: bool = False,
         remote: bool = False,
+        known: int = 1,
     ) -> None:
         if prompt_tokens < 1 or output_tokens < 1:
             raise RejectedRequest(
                 f"request {id}: {prompt_tokens} prompt and {output_tokens} output tokens; both must be at least 1"
             )
-        if remote and output_tokens < 2:
+        if remote and output_tokens <= known:
             raise RejectedRequest(f"request {id}: its only token was generated where its prompt was")
         self.id = id
         self.prompt_tokens = prompt_tokens
@@ -131,7 +133,7 @@ class Request:
         """When the first step that worked on it began."""
         self.cached_tokens = 0
         """Prompt tokens found in the cache at first admission."""
-        self.generated = 1 if remote else 0
+        self.generated = known if remote else 0
         """Tokens generated; while decoding, use `Engine.generated_tokens`."""
         self.preemptions = 0
         self.order = 0

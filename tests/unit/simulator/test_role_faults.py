@@ -17,7 +17,9 @@ PREFILL, DECODE = 0, 2
 def told(*faults: dict[str, Any], **changes: Any) -> scenario.Scenario:
     """Two workers of each role."""
     pools = [{"role": role, "workers": 2, "kv_blocks": 400} for role in ("prefill", "decode")]
-    fleet = {"kv_transfer_gbytes_s": changes.pop("gbytes_s", 10.0), "models": [{"pools": pools}]}
+    fleet = {"kv_transfer_gbytes_s": changes.pop("gbytes_s", 10.0), "models": [{"pools": pools}]} | changes.pop(
+        "fleet", {}
+    )
     return scenario.parse({"fleet": fleet, "faults": list(faults), **changes})
 
 
@@ -80,6 +82,40 @@ def test_a_killed_worker_of_answers_loses_only_what_had_arrived() -> None:
         died_s = min(kill["at_s"] for kill in kills if kill["at_s"] > each.first_s)
         assert each.end_s > died_s + 8_192 * 131_072 / 1e9
     assert result.figures["transfers"]["count"] == len(found)
+
+
+def test_without_a_token_everything_is_done_again() -> None:
+    """Where the second worker answers with the first token, no loss of KV cuts an answer; only one that has begun is cut."""
+    found = [asked(number * 1.0, 8_192, 300, line=number + 1) for number in range(40)]
+    late = {
+        "found": found,
+        "gbytes_s": 1.0,
+        "cold_start": {"median_s": 2, "sigma": 0},
+        "fleet": {"first_token": "decode"},
+    }
+    kills = [
+        {"kind": "kill", "at_s": at_s, "worker": worker}
+        for at_s, worker in ((10.6, 0), (15.6, 0), (20.6, 1), (25.6, 1))
+    ]
+    result = play(*kills, **late)
+    assert counts(result) == {"completed": len(found)}
+    assert [each.retries for each in result.outcomes if each.retries]
+    answers = play(*({**kill, "worker": kill["worker"] + 2} for kill in kills), **late)
+    assert set(counts(answers)) == {"completed", "cut"}
+    for each in answers.outcomes:
+        assert each.completed or each.first_s is not None
+
+
+def test_kv_that_came_to_a_worker_that_hangs_is_lost() -> None:
+    """The first worker has given it away by then; as the client has no token yet, the prompt is computed again."""
+    retries = 0
+    for worker in (2, 3):
+        result = play({"kind": "hang", "at_s": 0.5, "worker": worker, "for_s": 60}, found=[asked(0.0, 8_192, 20)], gbytes_s=1.0,
+                      fleet={"first_token": "decode"})  # fmt: skip
+        assert counts(result) == {"completed": 1}
+        assert result.figures["transfers"]["count"] == 1 + result.figures["retries"]
+        retries += result.figures["retries"]
+    assert retries == 1
 
 
 def test_answers_that_were_generated_there_are_cut() -> None:

@@ -58,6 +58,20 @@ def test_a_lone_request_takes_what_can_be_worked_out() -> None:
     assert figures["itl_ms"]["mean"] == pytest.approx((handover_s + decode_s(20_002, 20_003)) / 3 * 1000)
 
 
+def test_a_first_token_may_come_from_the_second_worker() -> None:
+    """Then TTFT holds the transfer and a step for the prompt's last token, and each gap is a step."""
+    result = play([asked(0.0, 20_000, 4)], fleet={"first_token": "decode", "kv_transfer_ms": 2.0})
+    only = result.outcomes[0]
+    transfer_s = 20_000 * KV_BYTES / (10 * GB)
+    first_s = FRONTEND_S + prefill_s(20_000) + FRONTEND_S + 0.002 + transfer_s + decode_s(20_000)
+    assert only.ttft_s == pytest.approx(first_s)
+    assert only.e2e_s == pytest.approx(first_s + decode_s(20_001, 20_002, 20_003))
+    assert result.figures["itl_ms"]["mean"] == pytest.approx(decode_s(20_001, 20_002, 20_003) / 3 * 1000)
+    assert result.figures["pools"]["sim/decode"]["computed_tokens"] == 4
+    one = play([asked(0.0, 20_000, 1)], fleet={"first_token": "decode", "kv_transfer_ms": 2.0}).outcomes[0]
+    assert (one.ttft_s, one.e2e_s) == (pytest.approx(first_s), pytest.approx(first_s))
+
+
 def test_with_endless_bandwidth_only_the_second_frontend_is_left() -> None:
     """A pair is as quick as one worker that does both, but for what the second way through a frontend takes."""
     fast = {"gbytes_s": 1e6, "fleet": {"kv_transfer_ms": 0.0}}
