@@ -42,10 +42,10 @@ def install(
 
 
 def example() -> dict[str, Any]:
-    """The ModelDeployment that the documentation shows."""
-    text = (layers.ROOT / "docs" / "kubernetes.md").read_text()
-    match = re.search(r"```yaml\n(apiVersion: penstock.dev/v1alpha1\nkind: ModelDeployment\n.*?)```", text, re.DOTALL)
-    assert match is not None, "docs/kubernetes.md shows no ModelDeployment"
+    """The ModelDeployment that the README applies."""
+    text = (layers.ROOT / "README.md").read_text()
+    match = re.search(r"kubectl -n penstock apply -f - <<EOF\n(.*?)^EOF$", text, re.DOTALL | re.MULTILINE)
+    assert match is not None, "README.md applies no ModelDeployment"
     document: dict[str, Any] = yaml.safe_load(match[1])
     return document
 

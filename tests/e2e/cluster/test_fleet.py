@@ -46,7 +46,7 @@ def test_every_component_is_a_ready_pod(fleet: tools.Tools) -> None:
 
 
 def test_the_example_answers(fleet: tools.Tools) -> None:
-    """The documentation's example becomes ready, and an OpenAI client is answered through the gateways' Service."""
+    """The README's example becomes ready, and an OpenAI client is answered through the gateways' Service."""
     fleet.apply(installed.example())
     fleet.wait("--for=condition=Ready", "md/tiny")
     client = openai.OpenAI(base_url=f"{installed.gateway_url(fleet)}/v1", api_key="none", max_retries=0)
