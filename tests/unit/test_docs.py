@@ -13,6 +13,7 @@ import pytest
 from controller.cli import main as cli
 from penstock import perf
 from penstock.api import errors
+from penstock.api.crds import modeldeployment
 from penstock.runtime import clock as clocks
 from penstock.workload import formats
 from router.dataplane import fleet, gateway
@@ -20,7 +21,7 @@ from router.index import prefix
 from router.policy import profiles, scorers
 from router.policy import types as policy_types
 from router.server import degraded, metrics
-from tests.support import policies
+from tests.support import examples, policies
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -87,6 +88,13 @@ def test_every_command_has_a_section() -> None:
     """docs/cli.md has a section for each command of `penstock`, and none for others."""
     found = re.findall(r"^## `penstock ([a-z]+)`", page("cli.md"), re.MULTILINE)
     assert sorted(found) == sorted(cli.main.list_commands(click.Context(cli.main)))
+
+
+def test_pages_show_the_example_of_the_readme() -> None:
+    """The e2e applies what pages show; installing is shown with one example, and each is one that the type takes."""
+    assert examples.example("docs/install.md") == examples.example()
+    for each in examples.PAGES:
+        modeldeployment.ModelDeployment.read(examples.example(each) | {"metadata": {"name": "tiny", "namespace": "n"}})
 
 
 def test_links_lead_somewhere() -> None:

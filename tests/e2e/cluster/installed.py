@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import re
 from typing import Any
 
 import yaml
@@ -39,15 +38,6 @@ def install(
     args = [verb, "penstock", str(chart), "--values", str(values), *more]
     args += ["--create-namespace"] if verb == "install" else []
     return kube.helm(*args, "--wait", "--timeout=180s")
-
-
-def example() -> dict[str, Any]:
-    """The ModelDeployment that the README applies."""
-    text = (layers.ROOT / "README.md").read_text()
-    match = re.search(r"kubectl -n penstock apply -f - <<EOF\n(.*?)^EOF$", text, re.DOTALL | re.MULTILINE)
-    assert match is not None, "README.md applies no ModelDeployment"
-    document: dict[str, Any] = yaml.safe_load(match[1])
-    return document
 
 
 def gateway_url(kube: tools.Tools) -> str:

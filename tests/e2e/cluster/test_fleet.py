@@ -15,6 +15,7 @@ import pytest
 from tests.cluster import tools
 from tests.cluster.node import session
 from tests.e2e.cluster import installed
+from tests.support import examples
 from tests.support.load import Load
 
 WORKERS = "penstock.dev/deployment=tiny"
@@ -45,9 +46,10 @@ def test_every_component_is_a_ready_pod(fleet: tools.Tools) -> None:
     assert "Succeeded" in fleet.helm("test", "penstock")
 
 
-def test_the_example_answers(fleet: tools.Tools) -> None:
-    """The README's example becomes ready, and an OpenAI client is answered through the gateways' Service."""
-    fleet.apply(installed.example())
+@pytest.mark.parametrize("page", examples.PAGES)
+def test_what_a_page_applies_answers(fleet: tools.Tools, page: str) -> None:
+    """The page's own example becomes ready, and an OpenAI client is answered through the gateways' Service."""
+    fleet.apply(examples.example(page))
     fleet.wait("--for=condition=Ready", "md/tiny")
     client = openai.OpenAI(base_url=f"{installed.gateway_url(fleet)}/v1", api_key="none", max_retries=0)
     assert [each.id for each in client.models.list()] == ["tiny"]

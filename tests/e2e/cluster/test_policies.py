@@ -12,6 +12,7 @@ import pytest
 from tests.cluster import binaries, tools
 from tests.cluster.node import enforcer, image, session
 from tests.e2e.cluster import installed
+from tests.support import examples
 
 SPACE, ELSEWHERE = "guarded", "elsewhere"
 _TRY = """
@@ -51,7 +52,7 @@ def guarded(cluster: session.RealCluster, kube: tools.Tools, programs: binaries.
         kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ELSEWHERE}})
         for space in (SPACE, ELSEWHERE):
             kube.within(space).apply(stranger())
-        here.apply(installed.example())
+        here.apply(examples.example())
         here.wait("--for=condition=Ready", "md/tiny")
         for space in (SPACE, ELSEWHERE):
             kube.within(space).wait("--for=condition=Ready", "pod/stranger")

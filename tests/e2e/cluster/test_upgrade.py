@@ -11,7 +11,7 @@ import pytest
 from tests.cluster import tools
 from tests.cluster.node import session
 from tests.e2e.cluster import installed
-from tests.support import releases
+from tests.support import examples, releases
 from tests.support.load import Load
 
 SPACE = "upgrade"
@@ -28,7 +28,7 @@ def release(
         older = releases.older(tmp_path_factory.mktemp("older"))
         kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(older / "crds"))
         installed.install(here, cluster.folder, chart=older)
-        here.apply(installed.example())
+        here.apply(examples.example())
         here.wait("--for=condition=Ready", "md/tiny")
         yield here
         here.kubectl("delete", "md/tiny", "--timeout=120s", timeout_s=150)

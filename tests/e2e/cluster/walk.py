@@ -19,6 +19,7 @@ from controller.doctor import release
 from tests.cluster import binaries, tools
 from tests.cluster.node import image, layers, session, storage
 from tests.e2e.cluster import installed
+from tests.support import examples
 
 _HEAD = """# A walk through an installation
 
@@ -76,7 +77,7 @@ def doctor(walk: Walk) -> None:
 def install(walk: Walk) -> None:
     """Installation, a model, a request."""
     (walk.folder / "values.yaml").write_text(yaml.safe_dump(installed.VALUES))
-    (walk.folder / "tiny.yaml").write_text(yaml.safe_dump(installed.example(), sort_keys=False))
+    (walk.folder / "tiny.yaml").write_text(yaml.safe_dump(examples.example(), sort_keys=False))
     walk.page.append("\n## Install and serve\n")
     doctor(walk)
     walk.run(
@@ -116,7 +117,7 @@ def ask(walk: Walk) -> None:
 def no_room(walk: Walk) -> None:
     """Workers that no node has room for."""
     walk.page.append("\n## 1. Workers that no node has room for\n")
-    big = installed.example() | {"metadata": {"name": "big"}}
+    big = examples.example() | {"metadata": {"name": "big"}}
     big["spec"] = {"model": {"name": "big"}, "engine": {"kind": "sim", "resources": {"cpu": "500"}}}
     (walk.folder / "big.yaml").write_text(yaml.safe_dump(big, sort_keys=False))
     walk.run("cat big.yaml; kubectl -n penstock apply -f big.yaml")
