@@ -271,10 +271,12 @@ class Crds(Values):
     """The custom resource definitions. Helm installs them once and never changes or removes them."""
 
     upgrade: bool = Field(
-        True,
-        description="A Job before each upgrade applies those of the new version; it alone may change them. With "
-        "`operator.enabled: false` there is none: a cluster has one set of definitions, and it is of the release whose "
-        "operator reads them; where that is not a release of this chart, apply `helm/penstock/crds` by kubectl",
+        True, description="A Job before each upgrade applies those of the new version; it alone may change them"
+    )
+    withoutOperator: bool = Field(
+        False,
+        description="The Job also where `operator.enabled` is false: for a release that only brings definitions. Off, since an "
+        "older release beside the operator's own would take the definitions back",
     )
 
 

@@ -8,12 +8,12 @@ import os
 import pathlib
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 
 import pytest
 import yaml
 from click import testing
+from cryptography import x509
 
 from controller.cli import main as cli
 from penstock.api import crds
@@ -94,61 +94,6 @@ def test_a_release_lives_and_leaves_what_is_the_users(kube: tools.Tools, tmp_pat
     here.helm("uninstall", "pen", "--wait")
 
 
-ROLES = ("clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/instance=pen")
-
-
-def test_the_first_chart_is_upgraded_and_rolled_back(kube: tools.Tools, tmp_path: pathlib.Path) -> None:
-    """From the chart that was first to this one and back: what each lacks goes, what users have and clients ask stays."""
-    here = releases.prepare(kube, "first")
-    with tarfile.open(releases.FIRST) as archive:
-        archive.extractall(tmp_path, filter="data")
-    # The first definitions, as one who installed it then has them.
-    here.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(tmp_path / "penstock" / "crds"))
-    assert not definition_names_gateways(here)
-    releases.install(here, "pen", chart=str(releases.FIRST))
-    here.apply(MODEL)
-    before, stays = secret(here, "pen-penstock-redis"), uids(here, "pvc", "service", "secret", "statefulset")
-    policies, roles = names(here, "networkpolicies"), names(kube, *ROLES)
-    model = here.get("md", "tiny")["metadata"]["uid"]
-    assert "pen-penstock-operator" not in policies and "pen-penstock-operator-cluster-first" not in roles
-
-    releases.install(here, "pen", "--reset-then-reuse-values", verb="upgrade")
-    assert names(here, "networkpolicies") - policies == {"pen-penstock-operator"}
-    assert names(kube, *ROLES) - roles == {"pen-penstock-operator-cluster-first"}
-    assert uids(here, "pvc", "service", "secret", "statefulset") == stays
-    # Jobs are played here; this is the program that the hook's runs.
-    env = dict(kube.env()) | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "operators.definitions"], env=env, check=True, capture_output=True)
-    assert definition_names_gateways(here)
-    here.kubectl(
-        "patch", "md/tiny", "--type=merge", "-p", '{"spec": {"gateway": {"parentRefs": [{"name": "shared"}]}}}'
-    )
-
-    here.helm("rollback", "pen", "--wait", "--timeout", "120s")
-    assert names(here, "networkpolicies") == policies and names(kube, *ROLES) == roles
-    for name in ("gateway", "controller", "operator"):
-        here.wait("--for=condition=Available", f"deployment/pen-penstock-{name}")
-    assert secret(here, "pen-penstock-redis") == before
-    assert uids(here, "pvc", "service", "secret", "statefulset") == stays
-    left = here.get("md", "tiny")
-    assert left["metadata"]["uid"] == model and left["spec"]["gateway"], (
-        "the newer definition stays, with what it knows"
-    )
-    here.helm("uninstall", "pen", "--wait")
-    here.kubectl("delete", "md", "tiny")
-
-
-def names(kube: tools.Tools, *of: str) -> set[str]:
-    """Names of objects."""
-    return {each["metadata"]["name"] for each in kube.get(*of)}
-
-
-def definition_names_gateways(kube: tools.Tools) -> bool:
-    """Whether the definition has `spec.gateway`, which the first chart's had not."""
-    version = kube.get("crd", "modeldeployments.penstock.dev")["spec"]["versions"][0]
-    return "gateway" in version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-
-
 @pytest.mark.parametrize(
     "sets",
     [
@@ -176,6 +121,51 @@ def test_the_certificate_of_helm_is_kept(kube: tools.Tools) -> None:
     releases.install(here, "pen", "--set", "gateway.tls.mode=selfSigned,gateway.replicas=1", verb="upgrade")
     assert secret(here, "pen-penstock-gateway-tls") == before
     here.helm("uninstall", "pen", "--wait")
+
+
+def rendered_secrets(kube: tools.Tools, *sets: str) -> dict[str, dict[str, str]]:
+    """What an upgrade of the chart would write into Secrets, with what it finds in the cluster."""
+    command = ["template", "pen", str(charts.CHART), "--dry-run=server", "--is-upgrade"]
+    found = yaml.safe_load_all(kube.helm(*command, *(part for each in sets for part in ("--set", each))))
+    return {
+        each["metadata"]["name"]: {key: base64.b64decode(value).decode() for key, value in each["data"].items()}
+        for each in found
+        if each and each["kind"] == "Secret" and "data" in each
+    }
+
+
+def test_a_certificate_of_agents_that_is_gone_is_issued_by_the_same_ca(kube: tools.Tools) -> None:
+    """What is there stays, so that workers that run are reached as before; without the CA's key Helm refuses to guess."""
+    here = releases.prepare(kube, "agents")
+    names = [f"pen-penstock-agent-{each}" for each in ("tls", "client", "ca")]
+    own = "agents.tls.mode=selfSigned"
+    made = rendered_secrets(here, own)
+    assert set(made) == set(names)
+    for name, data in made.items():
+        here.apply(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "kubernetes.io/tls",
+             "stringData": data}
+        )  # fmt: skip
+    assert rendered_secrets(here, own) == made
+    for gone in names[:2]:
+        here.kubectl("delete", "secret", gone)
+        again = rendered_secrets(here, own)
+        assert again[gone]["ca.crt"] == made[gone]["ca.crt"] == again[names[2]]["tls.crt"]
+        assert again[gone]["tls.crt"] != made[gone]["tls.crt"]
+        certificate = x509.load_pem_x509_certificate(again[gone]["tls.crt"].encode())
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(made[names[2]]["tls.crt"].encode()))
+        assert {name: again[name] for name in names if name != gone} == {
+            name: made[name] for name in names if name != gone
+        }
+        here.apply(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": gone}, "type": "kubernetes.io/tls",
+             "stringData": made[gone]}
+        )  # fmt: skip
+    here.kubectl("delete", "secret", names[2])
+    assert rendered_secrets(here, own) == {name: made[name] for name in names[:2]}
+    here.kubectl("delete", "secret", names[1])
+    with pytest.raises(AssertionError, match=f"Secret {names[1]} is gone and the CA of {names[0]} was not kept; put"):
+        rendered_secrets(here, own)
 
 
 def test_kustomize_users_get_the_same(kube: tools.Tools) -> None:
