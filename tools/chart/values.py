@@ -271,12 +271,15 @@ class Crds(Values):
     """The custom resource definitions. Helm installs them once and never changes or removes them."""
 
     upgrade: bool = Field(
-        True, description="A Job before each upgrade applies those of the new version; it alone may change them"
+        True,
+        description="A Job before each upgrade applies those of the new version; it alone may change them. With "
+        "`operator.enabled: false` there is none, unless `withoutOperator` says so: a cluster has one set of definitions, "
+        "and it is of the release whose operator reads them",
     )
     withoutOperator: bool = Field(
         False,
-        description="The Job also where `operator.enabled` is false: for a release that only brings definitions. Off, since an "
-        "older release beside the operator's own would take the definitions back",
+        description="The Job also where `operator.enabled` is false: for a release that only brings definitions. Beside "
+        "another release's operator, an older chart would take its definitions back",
     )
 
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 
 import pytest
@@ -92,6 +93,61 @@ def test_a_release_lives_and_leaves_what_is_the_users(kube: tools.Tools, tmp_pat
     releases.install(here, "pen")
     assert secret(here, "pen-penstock-redis") == before
     here.helm("uninstall", "pen", "--wait")
+
+
+ROLES = ("clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/instance=pen")
+
+
+def test_the_first_chart_is_upgraded_and_rolled_back(kube: tools.Tools, tmp_path: pathlib.Path) -> None:
+    """From the chart that was first to this one and back: what each lacks goes, what users have and clients ask stays."""
+    here = releases.prepare(kube, "first")
+    with tarfile.open(releases.FIRST) as archive:
+        archive.extractall(tmp_path, filter="data")
+    # The first definitions, as one who installed it then has them.
+    here.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(tmp_path / "penstock" / "crds"))
+    assert not definition_names_gateways(here)
+    releases.install(here, "pen", chart=str(releases.FIRST))
+    here.apply(MODEL)
+    before, stays = secret(here, "pen-penstock-redis"), uids(here, "pvc", "service", "secret", "statefulset")
+    policies, roles = names(here, "networkpolicies"), names(kube, *ROLES)
+    model = here.get("md", "tiny")["metadata"]["uid"]
+    assert "pen-penstock-operator" not in policies and "pen-penstock-operator-cluster-first" not in roles
+
+    releases.install(here, "pen", "--reset-then-reuse-values", verb="upgrade")
+    assert names(here, "networkpolicies") - policies == {"pen-penstock-operator"}
+    assert names(kube, *ROLES) - roles == {"pen-penstock-operator-cluster-first"}
+    assert uids(here, "pvc", "service", "secret", "statefulset") == stays
+    # Jobs are played here; this is the program that the hook's runs.
+    env = dict(kube.env()) | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "operators.definitions"], env=env, check=True, capture_output=True)
+    assert definition_names_gateways(here)
+    here.kubectl(
+        "patch", "md/tiny", "--type=merge", "-p", '{"spec": {"gateway": {"parentRefs": [{"name": "shared"}]}}}'
+    )
+
+    here.helm("rollback", "pen", "--wait", "--timeout", "120s")
+    assert names(here, "networkpolicies") == policies and names(kube, *ROLES) == roles
+    for name in ("gateway", "controller", "operator"):
+        here.wait("--for=condition=Available", f"deployment/pen-penstock-{name}")
+    assert secret(here, "pen-penstock-redis") == before
+    assert uids(here, "pvc", "service", "secret", "statefulset") == stays
+    left = here.get("md", "tiny")
+    assert left["metadata"]["uid"] == model and left["spec"]["gateway"], (
+        "the newer definition stays, with what it knows"
+    )
+    here.helm("uninstall", "pen", "--wait")
+    here.kubectl("delete", "md", "tiny")
+
+
+def names(kube: tools.Tools, *of: str) -> set[str]:
+    """Names of objects."""
+    return {each["metadata"]["name"] for each in kube.get(*of)}
+
+
+def definition_names_gateways(kube: tools.Tools) -> bool:
+    """Whether the definition has `spec.gateway`, which the first chart's had not."""
+    version = kube.get("crd", "modeldeployments.penstock.dev")["spec"]["versions"][0]
+    return "gateway" in version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
 
 
 @pytest.mark.parametrize(
