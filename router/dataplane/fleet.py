@@ -80,7 +80,7 @@ class ModelPool:
         # When it was last seen how much comes to them.
         self.followers_tick = 0
         self.bytes_per_token = DEFAULT_BYTES_PER_TOKEN
-        self.observed = types.Observed((), 0, (), [], self.tokens_at, shortlist, 0.0, 0, TICK_S, DEFAULT_OUTPUT_TOKENS)
+        self.observed = types.Observed((), 0, (), [], self.tokens_at, shortlist, output_tokens=DEFAULT_OUTPUT_TOKENS)
 
     def tokens_at(self, count: int) -> int:
         """Tokens that the first `count` blocks of a prompt stand for."""

@@ -143,6 +143,13 @@ def test_only_this_gateways_changes_are_to_be_told(endpoints: fleet.Fleet) -> No
     assert (woken, endpoints.changed) == ([0], {backend})
 
 
+def test_a_new_pool_knows_nothing_but_the_usual(endpoints: fleet.Fleet) -> None:
+    """An answer's usual length, the whole cache, and nobody who comes later."""
+    endpoints.upsert(record("a"))
+    seen = endpoints.pools["m"].observed
+    assert (seen.output_tokens, seen.kv_share, seen.followers_per_ms) == (fleet.DEFAULT_OUTPUT_TOKENS, 1.0, 0.0)
+
+
 def test_ratio_of_bytes_to_tokens_is_learned_within_reason(endpoints: fleet.Fleet) -> None:
     """Reports move the ratio towards what engines count; short prompts and absurd numbers do not spoil it."""
     endpoints.upsert(record("a"))
