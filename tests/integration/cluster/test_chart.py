@@ -116,6 +116,7 @@ def test_the_first_chart_is_upgraded_and_rolled_back(kube: tools.Tools, tmp_path
     releases.install(here, "pen", "--reset-then-reuse-values", verb="upgrade")
     assert names(here, "networkpolicies") - policies == {"pen-penstock-operator"}
     assert names(kube, *ROLES) - roles == {"pen-penstock-operator-cluster-first"}
+    assert secret(here, "pen-penstock-redis") == before
     assert uids(here, "pvc", "service", "secret", "statefulset") == stays
     # Jobs are played here; this is the program that the hook's runs.
     env = dict(kube.env()) | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
