@@ -134,3 +134,28 @@ async def test_a_revision_that_is_refused_is_said(stage: Stage) -> None:
     allow(stage)
     await stage.once()
     assert set(stage.pods()) == {"m-0"}
+
+
+async def test_what_somebody_changes_is_put_right_and_what_is_added_stays(stage: Stage) -> None:
+    """Fields that the operator sets are its own; others' labels, fields and ports stay, but not addresses in its slices."""
+    stage.create(1)
+    await stage.once()
+    stage.pod_says("m-0", "Running", ready=True, podIP="10.0.0.1", podIPs=[{"ip": "10.0.0.1"}])
+    await stage.register("m-0")
+    await stage.once()
+    service, addresses = sight.SERVICE.path(stage.namespace, "m"), sight.SLICE.path(stage.namespace, "m-ipv4-0")
+    (own,) = stage.server.get(service).json()["spec"]["ports"]
+    port = {"name": "mine", "port": 9, "targetPort": 9, "protocol": "TCP"}
+    ports = [own | {"targetPort": 7}, port]
+    change = {"metadata": {"labels": {"mine": "yes"}}, "spec": {"ports": ports, "sessionAffinity": "ClientIP"}}
+    assert stage.server.merge(service, change).is_success
+    (endpoint,) = stage.server.get(addresses).json()["endpoints"]
+    another = {"addresses": ["10.0.0.9"], "conditions": {"ready": True}}
+    assert stage.server.merge(addresses, {"endpoints": [endpoint, another]}).is_success
+    await stage.once()
+    found = stage.server.get(service).json()
+    assert found["spec"]["ports"] == [own, port]
+    assert (found["metadata"]["labels"]["mine"], found["spec"]["sessionAffinity"]) == ("yes", "ClientIP")
+    assert stage.server.get(addresses).json()["endpoints"] == [endpoint]
+    await stage.once()
+    assert stage.server.get(service).json()["metadata"]["resourceVersion"] == found["metadata"]["resourceVersion"]
