@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import threading
 import time
@@ -16,6 +17,7 @@ class Outcome:
     """One request: whole, or what went wrong."""
 
     began_s: float
+    asked_at: str
     took_s: float
     problem: str
 
@@ -47,17 +49,17 @@ class Load:
 
     @property
     def problems(self) -> list[str]:
-        """What went wrong, of all requests so far."""
-        return [each.problem for each in self.outcomes if each.problem]
+        """What went wrong, of all requests so far, with the time of asking as logs write it."""
+        return [f"{each.asked_at}: {each.problem}" for each in self.outcomes if each.problem]
 
     def _client(self, number: int) -> None:
         with httpx.Client(base_url=self._url, timeout=60, trust_env=False) as http:
             turn = 0
             while not self._done.is_set():
                 turn += 1
-                began_s = time.monotonic()
+                began_s, asked_at = time.monotonic(), datetime.datetime.now(datetime.UTC).isoformat()
                 problem = self._ask(http, f"client {number}, turn {turn}")
-                self.outcomes.append(Outcome(began_s, time.monotonic() - began_s, problem))
+                self.outcomes.append(Outcome(began_s, asked_at, time.monotonic() - began_s, problem))
 
     def _ask(self, http: httpx.Client, who: str) -> str:
         body = {**self._body, "user": who}

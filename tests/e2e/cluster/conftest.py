@@ -106,6 +106,6 @@ def _state(kube: tools.Tools) -> str:
     ]
     for pod in kube.get("pods", "-A"):
         name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
-        log = kube.within(space).run("kubectl", "logs", name, "--all-containers", "--tail=12")
-        parts.append(f"--- {space}/{name}\n{log.stdout[-3000:]}{log.stderr[-300:]}")
+        log = kube.within(space).run("kubectl", "logs", name, "--all-containers", "--tail=40")
+        parts.append(f"--- {space}/{name}\n{log.stdout[-8000:]}{log.stderr[-300:]}")
     return "\n".join(parts)
