@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from operators import pods, revisions, sight
@@ -11,6 +12,16 @@ from operators.policy import workers
 from penstock.api.crds import modeldeployment
 
 Object = dict[str, Any]
+
+# What a worker was made with. What it runs may have another name: admission may have put a mirror's before it.
+ANNOTATION = "penstock.dev/images"
+
+
+def recorded(worker: Object) -> Object:
+    """The object of a new worker, with the images it asks for kept beside what admission may make of them."""
+    meta = worker["metadata"]
+    kept = {ANNOTATION: json.dumps(dict(_specified(worker)), sort_keys=True)}
+    return {**worker, "metadata": {**meta, "annotations": {**meta.get("annotations", {}), **kept}}}
 
 
 def older(
@@ -44,7 +55,23 @@ def _defaults(engine: Object, host: pods.WorkerHost) -> dict[str, str]:
     return found
 
 
-def _images(worker: Object) -> Iterator[tuple[str, str]]:
+def _images(worker: Object) -> Iterable[tuple[str, str]]:
+    """Name of each container with the image that was asked for it, or that it has where nothing is recorded."""
+    asked = _record((worker["metadata"].get("annotations") or {}).get(ANNOTATION, ""))
+    return [(name, asked.get(name, image)) for name, image in _specified(worker)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _record(text: str) -> Mapping[str, str]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        # None, or one that somebody has changed.
+        return {}
+    return {name: image for name, image in found.items() if isinstance(image, str)} if isinstance(found, dict) else {}
+
+
+def _specified(worker: Object) -> Iterator[tuple[str, str]]:
     """Name and image of each container of a Pod, or of the head of a unit."""
     spec = worker["spec"]
     cluster = spec.get("rayClusterConfig", spec)

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from operators import build, cache, pods, rayserve, sight
+from operators import build, cache, images, pods, rayserve, sight
 from operators.policy import problems, workers
 from penstock.api import types
 from penstock.api.crds import acceleratorprofile, modeldeployment
@@ -36,6 +36,16 @@ def document(
     profile: Profile | None,
 ) -> tuple[sight.Kind, Object]:
     """The object of a new worker. Raises `UnsupportedError`."""
+    kind, made = _made(deployment, create, host, profile)
+    return kind, images.recorded(made)
+
+
+def _made(
+    deployment: modeldeployment.ModelDeployment,
+    create: workers.Create,
+    host: pods.WorkerHost,
+    profile: Profile | None,
+) -> tuple[sight.Kind, Object]:
     role = next(each for each in deployment.spec.roles if each.name == create.role)
     if deployment.spec.hosting == "RayServe":
         return sight.SERVED, rayserve.document(deployment, create, host, profile)

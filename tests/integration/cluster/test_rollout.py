@@ -210,6 +210,22 @@ async def test_an_upgrade_of_the_operator_restarts_no_engine(stage: Stage, perso
     assert stage.condition("UpToDate")["status"] == "True" and not stage.deployment()["status"].get("olderImages")
 
 
+async def test_images_of_a_mirror_are_not_older(stage: Stage) -> None:
+    """Where an admission has put a mirror's name before images, workers are still judged by what they were made with."""
+    stage.create(1)
+    await stage.once()
+    [(name, pod)] = stage.pods().items()
+    containers = [each | {"image": f"mirror.local/{each['image']}"} for each in pod["spec"]["containers"]]
+    path = sight.POD.path(stage.namespace, name)
+    assert stage.server.merge(path, {"spec": {"containers": containers}}).is_success
+    for image, older in (("penstock:test", 0), ("penstock:newer", 1)):
+        stage.host = dataclasses.replace(stage.host, image=image)
+        stage.reconciler = stage.another()
+        await stage.once()
+        assert images(stage) == ["mirror.local/penstock:test"]
+        assert stage.deployment()["status"].get("olderImages", 0) == older, image
+
+
 async def test_an_image_of_the_users_is_not_older(stage: Stage) -> None:
     """Only agent and download follow the operator where the engine has an image of its own; a vLLM without one does too."""
     hub = {"name": "tiny", "source": {"hub": {"repo": "org/model"}}}

@@ -76,6 +76,29 @@ def test_a_worker_is_judged_by_its_own_revision() -> None:
     assert images.older(now, dataclasses.replace(seen, owned={**seen.owned, sight.REVISION.plural: []}), [member], HOST)
 
 
+@pytest.mark.parametrize("spec", [{"engine": {"kind": "sim"}}, {}, {"parallelism": {"tensor": 2, "nodes": 2}}])
+def test_images_that_admission_rewrites(spec: dict[str, Any]) -> None:
+    """A worker whose images got a mirror's name is not older than what it was made with; a newer default is still told."""
+    about = deployment(**spec)
+    kind, worker = units.document(about, workers.Create("m-0", "unified", "r1"), HOST, None)
+    mirrored = json.loads(json.dumps(worker).replace('"image": "', '"image": "mirror.local/'))
+    assert mirrored["spec"] != worker["spec"]
+    assert older(about, HOST, kind, mirrored) == {}
+    newer = pods.WorkerHost("penstock:2", "redis", "url", "vllm:2")
+    assert set(older(about, newer, kind, mirrored)) == {"m-0"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"worker": 1}'])
+def test_a_record_that_is_no_record(text: str) -> None:
+    """A worker whose record is missing or changed by hand is judged by what it runs."""
+    about = deployment(engine={"kind": "sim"})
+    pod = build.pod(about, workers.Create("m-0", "unified", "r1"), HOST)
+    pod["metadata"]["annotations"] = {images.ANNOTATION: text}
+    assert older(about, HOST, sight.POD, pod) == {}
+    newer = pods.WorkerHost("penstock:2", "redis", "url", "vllm:1")
+    assert older(about, newer, sight.POD, pod) == {"m-0": ("penstock:1", "penstock:2")}
+
+
 def test_copies_keep_what_is_read_here() -> None:
     """A Pod as the operator's copies have it tells its images, and Pods that are alike share them."""
     about = deployment()
