@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
+from operators import settings as operator_settings
 from operators import sight
 from penstock.runtime import clock as clocks
 from penstock.runtime import embedded_redis
@@ -102,16 +104,23 @@ def test_steady_state_asks_next_to_nothing(pair: list[OperatorProcess], server: 
     until(lambda: all(server.get(path).json().get("status", {}).get("workers") == "0/1" for path in status))
     until(lambda: acting.metric("penstock_operator_queue_depth") == 0)
     passes = acting.total("penstock_operator_reconciles_total")
-    writes = _writes(acting)
+    before, began_s = _calls(acting), time.monotonic()
     # Deployments that wait are looked at again every 15 s.
     until(lambda: acting.total("penstock_operator_reconciles_total") >= passes + 20, 40.0, "another look")
-    assert _writes(acting) == writes
+    after, renewals = _calls(acting), (time.monotonic() - began_s) / operator_settings.LeaseSettings().renew_s + 2
+    asked = {sample: count - before.get(sample, 0) for sample, count in after.items() if count != before.get(sample)}
+    # A renewal reads the Lease and writes it.
+    gets, updates = asked.pop(_SAMPLE.format("get"), 0), asked.pop(_SAMPLE.format("update"), 0)
+    assert asked == {}
+    assert 0 < updates <= renewals and abs(gets - updates) <= 1
 
 
-def _writes(operator: OperatorProcess) -> float:
-    verbs = ("create", "apply", "patch", "delete", "list")
-    return sum(
-        operator.total(f'penstock_operator_api_calls_total{{code="{code}",verb="{verb}"')
-        for verb in verbs
-        for code in (200, 201)
-    )
+_SAMPLE = 'penstock_operator_api_calls_total{{code="200",verb="{}"}}'
+
+
+def _calls(operator: OperatorProcess) -> dict[str, float]:
+    """All calls of the API server, of whatever verb and answer, by sample."""
+    lines = [line.rpartition(" ") for line in operator.ask("/metrics")[1].splitlines()]
+    found = {name: float(value) for name, _, value in lines if name.startswith(_SAMPLE.partition("{")[0])}
+    assert found
+    return found
