@@ -16,7 +16,9 @@ def of(server: api.Api, namespace: str) -> dict[str, Any]:
     """Objects of every kind that an operator makes, whoever owns them, without times, versions and the namespace's name."""
 
     def every(kind: sight.Kind) -> list[Any]:
-        found: list[Any] = server.get(kind.path(namespace)).json()["items"]
+        answer = server.get(kind.path(namespace))
+        # Of a kind that the cluster may lack.
+        found: list[Any] = answer.json()["items"] if answer.is_success or not kind.optional else []
         return sorted(found, key=lambda each: str(each["metadata"]["name"]))
 
     [deployment] = every(sight.DEPLOYMENT)
@@ -24,11 +26,16 @@ def of(server: api.Api, namespace: str) -> dict[str, Any]:
     for part in (status, status["rollout"], *status["roles"], *status["conditions"]):
         for name in _TIMES:
             part.pop(name, None)
-    for kind in (sight.POD, sight.REVISION, sight.BUDGET, sight.SERVICE, sight.SLICE):
+    units = {each["metadata"]["uid"]: each["metadata"] for each in every(sight.UNIT)}
+    for each in every(sight.POD):
+        owners = [owner["uid"] for owner in each["metadata"]["ownerReferences"]]
+        assert owners == [uid] or units.keys() >= set(owners), each["metadata"]
+    for kind in (sight.UNIT, sight.REVISION, sight.BUDGET, sight.SERVICE, sight.SLICE):
         for each in every(kind):
             assert [owner["uid"] for owner in each["metadata"]["ownerReferences"]] == [uid], each["metadata"]
     return {
         "pods": {each["metadata"]["name"]: each["metadata"]["labels"] for each in every(sight.POD)},
+        "units": {each["name"]: each["labels"] for each in units.values()},
         "status": status,
         "revisions": [(each["metadata"]["name"], each["revision"]) for each in every(sight.REVISION)],
         "budgets": [(each["metadata"]["name"], each["spec"]) for each in every(sight.BUDGET)],

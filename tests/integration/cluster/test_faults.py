@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import pytest
 
-from operators import kube, pods, sight
+from operators import history, kube, pods, sight
 from penstock.api import types
 from penstock.runtime import errors
-from tests.cluster import api, faults
+from tests.cluster import api, binaries, faults
 from tests.cluster.faults import Fault
-from tests.support import end_state
+from tests.support import end_state, kuberay
 from tests.support.clocks import HastyClock
 from tests.support.stage import Stage
 
@@ -27,38 +29,62 @@ class Run:
     """One life of a deployment, with an operator behind a proxy; a dead operator is followed by a healthy one."""
 
     def __init__(self, server: api.Api, access: api.Access, rule: faults.Rule) -> None:
-        self.proxy = faults.Proxy(access, rule)
+        self.proxy, self._rule = faults.Proxy(access), rule
         self.direct = kube.KubeClient(access.server, access.ssl_context(), access.token)
         self.name = f"penstock-faults-{os.getpid()}-{next(_NUMBERS)}"
         self.stage = Stage(server, self.direct, self.name)
+        self.kuberay = kuberay.Played(server, self.name)
         self.clock = HastyClock()
         self.deaths = 0
         self.most = 0
+        # Writes while the rule held.
+        self.writes = 0
 
-    async def play(self) -> Any:
-        """Create, roll out, scale out; the state at the end."""
-        stage = self.stage
+    @contextlib.asynccontextmanager
+    async def living(self) -> AsyncIterator[None]:
+        """A namespace of its own, with the first operator."""
+        document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}
         await self.proxy.start()
         access = self.proxy.access
         client = kube.KubeClient(access.server, access.ssl_context(), access.token, clock=self.clock)
-        self.operator = stage.another(client)
-        document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}
-        assert stage.server.create(document, "").is_success
+        self.stage.optional = self.kuberay.kinds
+        self.operator = self.stage.another(client)
+        assert self.stage.server.create(document, "").is_success
         try:
-            stage.create(replicas=1)
-            await self._until_settled(1)
-            # The roll-out makes, drains and deletes.
-            for image, replicas in (("penstock:second", 1), ("penstock:second", 2)):
-                path = sight.DEPLOYMENT.path(self.name, "m")
-                change = {"spec": {"replicas": replicas, "engine": {"kind": "sim", "image": image}}}
-                assert stage.server.merge(path, change).is_success
-                await self._until_settled(replicas)
-            return await self._state()
+            yield
         finally:
-            stage.server.delete(document, "")
+            self.stage.server.delete(document, "")
             await client.close()
             await self.direct.close()
             await self.proxy.stop()
+
+    async def play(self, story: Story) -> Any:
+        """What happens in a story, at first without faults; the state at the end."""
+        async with self.living():
+            for step in story.before:
+                await self._until_settled(await step(self))
+            self.proxy.writes, self.proxy.rule = 0, self._rule
+            for step in story.then:
+                wanted = await step(self)
+                await self._until_settled(wanted)
+            # The pass in which a roll-out is complete says so, the one after it that it was.
+            await self._until_settled(wanted)
+            self.writes = self.proxy.writes
+            return await self._state()
+
+    async def end_in_the_middle(self) -> None:
+        """A first worker is made until the rule ends the operator; then the deployment is deleted."""
+        self.proxy.rule = self._rule
+        self.stage.create(1)
+        for _ in range(20):
+            with contextlib.suppress(errors.RetryableError):
+                await self.operator.reconcile(self.name, "m")
+            if self.proxy.dead:
+                break
+            await self._hands(self._workers())
+        else:
+            raise AssertionError("the operator has not ended")
+        assert self.stage.server.delete(self.stage.deployment(), self.name).is_success
 
     async def _until_settled(self, wanted: int) -> None:
         for _ in range(120):
@@ -70,7 +96,7 @@ class Run:
                     # Another process: it knows nothing of the one before.
                     self.deaths += 1
                     self.operator, self.proxy.dead = self.stage.another(self.direct), False
-            found = self.stage.pods()
+            found = self._workers()
             self.most = max(self.most, len(found))
             if settled and len(found) == wanted:
                 return
@@ -78,13 +104,21 @@ class Run:
             await self.stage.clock.advance(1)
         raise AssertionError(self.stage.deployment()["status"])
 
+    def _workers(self) -> dict[str, Any]:
+        """Pods and units by name; what KubeRay makes of units is there."""
+        pods_of_units = self.kuberay.act()
+        return {
+            name: pod for name, pod in self.stage.pods().items() if name not in pods_of_units
+        } | self.kuberay.units()
+
     async def _hands(self, found: dict[str, Any]) -> None:
         """What kubelets and agents do: a Pod runs and registers once, a drained worker leaves."""
         known = {each.record.id: each.record for each in await self.stage.registry.snapshot()}
-        for name, pod in found.items():
-            drains = pods.DRAIN_ANNOTATION in pod["metadata"].get("annotations", {})
+        for name, worker in found.items():
+            drains = pods.DRAIN_ANNOTATION in worker["metadata"].get("annotations", {})
             if name not in known and not drains:
-                self.stage.pod_says(name, "Running", ready=True, podIP=f"10.0.0.{name[-1]}")
+                for pod in self.kuberay.pods_of(name) or [name]:
+                    self.stage.pod_says(pod, "Running", ready=True, podIP=f"10.0.0.{name[-1]}")
                 await self.stage.register(name)
             elif name in known and known[name].state is types.WorkerState.DRAINING:
                 await self.stage.registry.deregister(name, known[name].incarnation)
@@ -93,8 +127,70 @@ class Run:
 
     async def _state(self) -> Any:
         """All that is left, in the API server and in the registry."""
-        await self._hands(self.stage.pods())
+        await self._hands(self._workers())
         return {**end_state.of(self.stage.server, self.name), "states": await self.stage.states()}
+
+
+# What a person does, and how many workers there are in the end.
+Step = Callable[[Run], Awaitable[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """What goes before without faults, and then what is disturbed."""
+
+    before: Sequence[Step]
+    then: Sequence[Step]
+    # Workers at a time.
+    most: int
+    # Writes that it takes, so that a walk over nothing is noticed.
+    writes: int
+
+
+def creates(replicas: int, **spec: Any) -> Step:
+    """A new deployment."""
+
+    async def step(run: Run) -> int:
+        run.stage.create(replicas, **spec)
+        return replicas
+
+    return step
+
+
+def changes(replicas: int, image: str = "penstock:second", kind: str = "sim") -> Step:
+    """Another specification: a roll-out makes, drains and deletes."""
+
+    async def step(run: Run) -> int:
+        change = {"spec": {"replicas": replicas, "engine": {"kind": kind, "image": image}}}
+        assert run.stage.server.merge(sight.DEPLOYMENT.path(run.name, "m"), change).is_success
+        return replicas
+
+    return step
+
+
+async def scales_in(run: Run) -> int:
+    """One worker of two drains and goes."""
+    run.stage.scale(1)
+    return 1
+
+
+async def undoes(run: Run) -> int:
+    """Back to the revision before."""
+    await history.History(run.direct, run.name, run.stage.clock).undo("m")
+    return int(run.stage.deployment()["spec"]["replicas"])
+
+
+SPANNING = {
+    "model": {"name": "big", "source": {"hub": {"repo": "org/big", "revision": "abc"}}},
+    "engine": {"kind": "vllm", "image": "vllm:first"},
+    "parallelism": {"tensor": 2, "pipeline": 2, "nodes": 2},
+}
+STORIES = {
+    "grows": Story((), (creates(1), changes(1), changes(2)), 2, 25),
+    "shrinks": Story((creates(2),), (scales_in,), 2, 5),
+    "goes back": Story((creates(1), changes(1)), (undoes,), 2, 12),
+    "spans nodes": Story((), (creates(1, **SPANNING), changes(1, "vllm:second", "vllm")), 2, 20),
+}
 
 
 def passes(request: faults.Request) -> Fault:
@@ -102,41 +198,100 @@ def passes(request: faults.Request) -> Fault:
     return Fault()
 
 
+class Undisturbed:
+    """Of each story the end state where nothing goes wrong, and how many writes it took."""
+
+    def __init__(self, server: api.Api, access: api.Access) -> None:
+        self._server, self._access = server, access
+        self._known: dict[str, tuple[Any, int]] = {}
+
+    async def of(self, name: str) -> tuple[Any, int]:
+        """Played once."""
+        if name not in self._known:
+            run = Run(self._server, self._access, passes)
+            state = await run.play(STORIES[name])
+            assert run.most == STORIES[name].most
+            self._known[name] = state, run.writes
+        return self._known[name]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(server: api.Api, access: api.Access) -> tuple[Any, int]:
-    """The end state of a run in which nothing goes wrong, and how many writes it took."""
-    run, state = asyncio.run(_played(server, access))
-    assert run.most == 2, "one wanted and one more while it is replaced"
-    return state, run.proxy.writes
+def undisturbed(server: api.Api, access: api.Access, rayclusters: None) -> Undisturbed:
+    """What the disturbed lives are compared with."""
+    return Undisturbed(server, access)
 
 
-async def _played(server: api.Api, access: api.Access) -> tuple[Run, Any]:
-    run = Run(server, access, passes)
-    return run, await run.play()
+@pytest.fixture(scope="session")
+def rayclusters(server: api.Api) -> None:
+    """KubeRay's definition of RayClusters."""
+    if "PENSTOCK_TEST_KUBECONFIG" in os.environ:
+        pytest.skip("definitions are installed on control planes of our own only")
+    try:
+        kuberay.install(server, binaries.find(os.environ).path("kuberay-crds"))
+    except binaries.Unavailable as exc:
+        pytest.skip(str(exc))
 
 
+# Before a write is after the one before it: one moment is enough to be at every boundary.
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize(
+    ("name", "moment"),
+    [
+        ("grows", "before"), ("grows", "after"), ("shrinks", "after"), ("goes back", "after"), ("spans nodes", "after"),
+    ],
+)  # fmt: skip
 async def test_killed_at_every_command_boundary(
-    server: api.Api, access: api.Access, undisturbed: tuple[Any, int], moment: str
+    server: api.Api, access: api.Access, undisturbed: Undisturbed, name: str, moment: str
 ) -> None:
     """The operator dies at its n-th write, for every n; another goes on, and all is as if nothing had happened."""
-    wanted, writes = undisturbed
-    assert writes > 25
-    room = asyncio.Semaphore(6)
+    story = STORIES[name]
+    wanted, writes = await undisturbed.of(name)
+    assert writes > story.writes
 
     async def one(number: int) -> None:
+        run = Run(server, access, faults.dies_at(number, moment))
+        state = await run.play(story)
+        # After the very last write nothing is asked any more.
+        assert run.deaths == 1 or run.proxy.dead, number
+        assert state == wanted, f"died {moment} write {number}"
+        assert run.most == story.most
+
+    await _six_at_a_time(one(number) for number in range(writes))
+
+
+async def test_deleted_while_the_operator_is_dead(server: api.Api, access: api.Access, rayclusters: None) -> None:
+    """It dies at its n-th write, the deployment is deleted: the next one changes nothing, Kubernetes finds all by its owner."""
+    kinds = (sight.POD, sight.REVISION, sight.BUDGET, sight.SERVICE, sight.SLICE)
+
+    async def one(number: int) -> int:
+        run = Run(server, access, faults.dies_at(number, "after"))
+
+        def left() -> list[Any]:
+            return [each["metadata"] for kind in kinds for each in server.get(kind.path(run.name)).json()["items"]]
+
+        async with run.living():
+            await run.end_in_the_middle()
+            before = left()
+            assert (await run.stage.another().reconcile(run.name, "m")).settled
+            assert left() == before, number
+            owners = {owner["uid"] for each in before for owner in each.get("ownerReferences", [{"uid": "nobody"}])}
+            assert len(owners) == 1 and "nobody" not in owners, number
+            return len(before)
+
+    counts = [await one(number) for number in range(10)]
+    assert counts[0] == 1 and counts[-1] >= 4, "from the first object to the last"
+
+
+async def _six_at_a_time(lives: Iterable[Coroutine[Any, Any, None]]) -> None:
+    room = asyncio.Semaphore(6)
+
+    async def in_turn(life: Coroutine[Any, Any, None]) -> None:
         async with room:
-            run = Run(server, access, faults.dies_at(number, moment))
-            state = await run.play()
-            # After the very last write nothing is asked any more.
-            assert run.deaths == 1 or run.proxy.dead, number
-            assert state == wanted, f"died {moment} write {number}"
-            assert run.most == 2
+            await life
 
     async with asyncio.TaskGroup() as group:
-        for number in range(writes):
-            group.create_task(one(number))
+        for each in lives:
+            group.create_task(in_turn(each))
 
 
 RULES: dict[str, Callable[[], faults.Rule]] = {
@@ -153,12 +308,12 @@ RULES: dict[str, Callable[[], faults.Rule]] = {
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
 async def test_the_end_is_the_same(
-    server: api.Api, access: api.Access, undisturbed: tuple[Any, int], rule: Callable[[], faults.Rule]
+    server: api.Api, access: api.Access, undisturbed: Undisturbed, rule: Callable[[], faults.Rule]
 ) -> None:
     """Lost answers, lost requests, refusals and slow calls change nothing but the time it takes."""
-    wanted, _ = undisturbed
+    wanted, _ = await undisturbed.of("grows")
     run = Run(server, access, rule())
-    assert await run.play() == wanted
+    assert await run.play(STORIES["grows"]) == wanted
     assert run.proxy.hurt > 5
     assert sum(run.clock.slept_s) == run.proxy.refused, "each refusal says `Retry-After: 1`"
     assert run.most == 2
