@@ -106,6 +106,12 @@ class Stage:
         found = self.server.get(path).json()["items"]
         return sorted(each["reason"] for each in found if each["regarding"]["name"] == "m")
 
+    def notes(self, reason: str) -> list[str]:
+        """What the deployment's events of this reason say."""
+        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events"
+        found = self.server.get(path).json()["items"]
+        return [each["note"] for each in found if each["regarding"]["name"] == "m" and each["reason"] == reason]
+
     async def states(self) -> dict[str, str]:
         """What the registry says of each worker."""
         return {each.record.id: str(each.record.state) for each in await self.registry.snapshot()}
