@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +16,7 @@ import pytest
 from tests.cluster import tools
 from tests.cluster.node import image, session
 from tests.e2e.cluster import installed
+from tests.support.load import Load
 from workers.vllm import install, tiny_model
 
 SPACE = "engines"
@@ -99,15 +105,7 @@ def test_a_real_vllm_answers(release: tools.Tools, cluster: session.RealCluster)
 
 def test_a_worker_of_two_nodes_lives_and_ends_as_one(release: tools.Tools, kuberay_operator: None) -> None:
     """Its ranks are real Ray Pods of one RayCluster (the engine on them is simulated); a lost rank rebuilds all of it."""
-    engine = {"kind": "vllm", "image": image.RAY, "resources": {"cpu": "200m", "memory": "2Gi"}}
-    wanted = deployment(
-        "wide",
-        # The image's folder: a simulated engine reads nothing.
-        model={"name": "wide", "source": {"path": "/usr"}},
-        engine=engine | {"env": [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}]},
-        parallelism={"tensor": 2, "nodes": 2},
-    )
-    release.apply(wanted)
+    release.apply(wide())
     release.wait("--for=condition=Ready", "md/wide", timeout_s=240)
     answer(release, "wide")
     ranks = {each["metadata"]["uid"] for each in installed.pods(release, "penstock.dev/deployment=wide")}
@@ -117,8 +115,67 @@ def test_a_worker_of_two_nodes_lives_and_ends_as_one(release: tools.Tools, kuber
     tools.until("all ranks are others", lambda: ready_ranks(release).isdisjoint(ranks) and ready_ranks(release), 240)
     release.wait("--for=condition=Ready", "md/wide", timeout_s=240)
     answer(release, "wide")
+
+
+def test_a_worker_of_two_nodes_is_replaced_without_a_failed_request(
+    release: tools.Tools, kuberay_operator: None, tmp_path: pathlib.Path
+) -> None:
+    """Under load: a roll-out, another unit, one that is drained over gRPC and replaced, and one less; deletion takes all ranks."""
+    release.apply(wide())
+    release.wait("--for=condition=Ready", "md/wide", timeout_s=240)
+    (first,) = units(release)
+    env = [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}, {"name": "CHANGED", "value": "yes"}]
+    with Load(installed.gateway_url(release), "wide", clients=2) as load:
+        release.kubectl("patch", "md/wide", "--type=merge", "-p", json.dumps({"spec": {"engine": {"env": env}}}))
+        tools.until("another unit in its place", lambda: first not in units(release) and settled(release, 1), 240)
+        release.kubectl("scale", "md/wide", "--replicas=2")
+        tools.until("two units", lambda: settled(release, 2), 180)
+        gone = drain_by_hand(release, tmp_path)
+        tools.until("another unit for it", lambda: gone not in units(release) and settled(release, 2), 180)
+        release.kubectl("scale", "md/wide", "--replicas=1")
+        tools.until("one unit", lambda: settled(release, 1), 120)
+    assert load.problems == []
+    assert len(load.outcomes) > 50
     release.kubectl("delete", "md/wide", "--timeout=120s", timeout_s=150)
     tools.until("no ranks", lambda: release.get("pods", "-l", "penstock.dev/deployment=wide") == [], 120)
+
+
+def wide() -> dict[str, Any]:
+    """A worker of two nodes."""
+    engine = {"kind": "vllm", "image": image.RAY, "resources": {"cpu": "200m", "memory": "2Gi"}}
+    return deployment(
+        "wide",
+        # The image's folder: a simulated engine reads nothing.
+        model={"name": "wide", "source": {"path": "/usr"}},
+        engine=engine | {"env": [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}]},
+        parallelism={"tensor": 2, "nodes": 2},
+    )
+
+
+def units(release: tools.Tools) -> list[str]:
+    """Uids of the RayClusters, those on their way out included."""
+    return [each["metadata"]["uid"] for each in release.get("rayclusters")]
+
+
+def settled(release: tools.Tools, count: int) -> bool:
+    """Whether so many units serve, all of the newest revision, and no other is there."""
+    status = release.get("md", "wide")["status"]
+    same = status["revision"] == status["updateRevision"] and status["workers"] == f"{count}/{count}"
+    return same and len(units(release)) == count
+
+
+def drain_by_hand(release: tools.Tools, folder: pathlib.Path) -> str:
+    """`penstock drain --agent` of one unit; its uid."""
+    for name, text in release.get("secret", "penstock-agent-client")["data"].items():
+        (folder / name).write_bytes(base64.b64decode(text))
+    head = installed.pods(release, "penstock.dev/deployment=wide,ray.io/node-type=head")[0]
+    unit, address = head["metadata"]["labels"]["penstock.dev/worker"], f"{head['status']['podIP']}:8002"
+    command = [sys.executable, "-m", "controller.cli.main", "drain", unit, "--agent", address]
+    files = ["--tls-ca", "ca.crt", "--tls-cert", "tls.crt", "--tls-key", "tls.key"]
+    told = subprocess.run([*command, *files], cwd=folder, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    uid: str = release.get("raycluster", unit)["metadata"]["uid"]
+    return uid
 
 
 def ready_ranks(release: tools.Tools) -> set[str]:
