@@ -12,6 +12,7 @@ import pytest
 from tests.cluster import tools
 from tests.cluster.node import image, session
 from tests.e2e.cluster import installed
+from tests.support.load import Load
 
 SPACE = "ray"
 
@@ -96,8 +97,20 @@ SERVED = {
 }
 
 
+def uids(ray: tools.Tools) -> list[str]:
+    """Those of all RayServices."""
+    return [each["metadata"]["uid"] for each in ray.get("rayservices")]
+
+
+def settled(ray: tools.Tools, count: int) -> bool:
+    """Whether so many workers serve, all of the newest revision, and none more is there."""
+    status = ray.get("md", "served")["status"]
+    same = status["revision"] == status["updateRevision"] and status["workers"] == f"{count}/{count}"
+    return same and len(uids(ray)) == count
+
+
 def test_ray_serve_hosts_a_worker(ray: tools.Tools, cluster: session.RealCluster) -> None:
-    """A RayService of the operator's runs the worker, a client is answered through the gateways, and it drains and goes."""
+    """A RayService of the operator's runs the worker; it is rolled out, scaled and drained under load without a failed request."""
     installed.install(ray, cluster.folder)
     try:
         began_s = time.monotonic()
@@ -111,9 +124,21 @@ def test_ray_serve_hosts_a_worker(ray: tools.Tools, cluster: session.RealCluster
             model="served", messages=[{"role": "user", "content": "Hello"}], max_tokens=8
         )
         assert answer.choices[0].message.content
+        before = service["metadata"]["uid"]
+        change = '{"spec": {"engine": {"env": [{"name": "CHANGED", "value": "yes"}]}}}'
+        with Load(installed.gateway_url(ray), "served", clients=2) as load:
+            ray.kubectl("patch", "md/served", "--type=merge", "-p", change)
+            tools.until("another RayService in its place", lambda: before not in uids(ray) and settled(ray, 1), 300)
+            ray.kubectl("scale", "md/served", "--replicas=2")
+            tools.until("two RayServices", lambda: settled(ray, 2), 240)
+            ray.kubectl("scale", "md/served", "--replicas=1")
+            tools.until("one RayService", lambda: settled(ray, 1), 120)
+        assert load.problems == []
+        print(f"{len(load.outcomes)} requests while it was rolled out and scaled")
+        assert len(load.outcomes) > 50
         ray.kubectl("scale", "md/served", "--replicas=0")
         tools.until("no RayService", lambda: ray.get("rayservices") == [], 90)
-        tools.until("no Ray Pods", lambda: ray.get("pods", "-l", "penstock.dev/worker=served-0") == [], 120)
+        tools.until("no Ray Pods", lambda: ray.get("pods", "-l", "penstock.dev/deployment=served") == [], 120)
     finally:
         ray.kubectl("delete", "md", "--all", "--ignore-not-found")
         ray.helm("uninstall", "penstock", "--wait")
