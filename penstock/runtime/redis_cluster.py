@@ -55,9 +55,12 @@ class ClusterClient(aioredis.Redis):
                 return await _run(self._node(address), *args, **options)
             except exceptions.AskError as exc:
                 asking = not isinstance(exc, exceptions.MovedError)
-                address = _told(exc, address)
+                former, address = address, _told(exc, address)
                 if not asking:
                     self._owners[slot] = address
+                    if former not in self._owners.values():
+                        # A node that gives its slots away is about to leave, and nobody would ask it again.
+                        await self._put_last(former)
             except _AWAY:
                 self._owners.pop(slot, None)
                 await self._put_last(address)
@@ -135,19 +138,16 @@ class ClusterClient(aioredis.Redis):
         raise last
 
     async def _put_last(self, address: Address) -> None:
-        """A node that failed: one of those that were given is asked last, another when somebody names it again."""
+        """A node that failed or owns nothing: a given one is asked last, another when somebody names it again."""
         if address in self._known:
             self._known.remove(address)
             if address in self._seeds:
                 self._known.append(address)
-        node = self._nodes.get(address)
-        if node is None:
-            return
-        # What lies idle is as dead as what was tried.
-        await node.connection_pool.disconnect(inuse_connections=False)
-        if address not in self._seeds:
-            # Nodes come and go with their addresses; what still runs on it holds it.
-            del self._nodes[address]
+        # A node comes back with another address; what still runs on its connections holds them.
+        node = self._nodes.get(address) if address in self._seeds else self._nodes.pop(address, None)
+        if node is not None:
+            # Of a node that failed, what lies idle is as dead as what was tried.
+            await node.connection_pool.disconnect(inuse_connections=False)
 
 
 class _Script:
