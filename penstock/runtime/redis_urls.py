@@ -13,6 +13,7 @@ import urllib.parse
 from typing import Any, NamedTuple
 
 import redis.asyncio as aioredis
+from redis import maint_notifications
 from redis.asyncio import connection, sentinel
 
 from penstock.runtime import redis_cluster
@@ -24,6 +25,8 @@ _PORT = 6_379
 
 def client(url: str, **options: Any) -> aioredis.Redis:
     """A client that connects on demand. Raises ValueError for a URL that is none."""
+    # With them, which are Redis Enterprise's, a pool hands out idle connections that the server has closed.
+    options = {"maint_notifications_config": maint_notifications.MaintNotificationsConfig(enabled=False)} | options
     scheme = url.partition("://")[0]
     if scheme in ("redis+sentinel", "rediss+sentinel"):
         return _of_sentinels(url, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pathlib
 import signal
@@ -127,3 +128,27 @@ async def test_taken_port_is_a_start_error(server: embedded_redis.EmbeddedRedis,
     other = embedded_redis.EmbeddedRedis(tmp_path / "other", clock.SystemClock(), port=server.port)
     with pytest.raises(errors.StartError, match=str(server.port)):
         await other.start()
+
+
+async def test_restart_between_two_pings_costs_no_command(server: embedded_redis.EmbeddedRedis) -> None:
+    """Connections that idle through a restart of the server are made anew, before a command goes out on them."""
+    link = redis.RedisLink(server.url, clock.SystemClock(), ping_interval_s=600.0)
+    await link.start()
+    try:
+        await asyncio.gather(*(link.client.ping() for _ in range(8)))
+        assert server.child is not None
+        await server.child.stop(0.1)
+        server.child.spawn()
+        async with asyncio.timeout(15):
+            while True:
+                # Not through the link, whose connections stay as they were.
+                reader = asyncio.open_connection("127.0.0.1", server.port)
+                with contextlib.suppress(OSError):
+                    _, writer = await reader
+                    writer.close()
+                    break
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
+        assert all(await asyncio.gather(*(link.client.ping() for _ in range(8))))
+    finally:
+        await link.stop()
