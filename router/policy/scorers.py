@@ -15,6 +15,8 @@ TTFT_MS_PER_ITL_MS = 10.0
 REUSES = 4.0
 # Prefills of others come in lumps, which are felt in a stream's slowest gaps: they count this often.
 LUMPS = 2.0
+# A stream that stands still for longer is noticed (Nielsen, Usability Engineering, 1993): the time beyond counts as lumps do.
+NOTICED_MS = 100.0
 # Costs that differ by less are taken for the same: a prediction is not nearer.
 SAME_WITHIN = 0.05
 
@@ -86,15 +88,21 @@ def stall_ms(
 ) -> list[float]:
     """What it is worth that running streams stand still for this prompt's prefill, in ms of time to first token.
 
-    Each waits once for the whole prefill, which is spread over an answer's tokens.
+    Each waits once for the whole prefill, which is spread over an answer's tokens. What is noticed of it counts more.
     """
     prompt = request.prompt_tokens
     each = TTFT_MS_PER_ITL_MS / max(1.0, observed.output_tokens)
     scores: list[float] = []
     for at, endpoint in enumerate(candidates):
-        cached = matched[at]
         running = endpoint.running + endpoint.peer_running
-        scores.append(each * running * endpoint.prefill_ms(max(1, prompt - cached), cached) if running else 0.0)
+        if not running:
+            scores.append(0.0)
+            continue
+        cached = matched[at]
+        stall = endpoint.prefill_ms(max(1, prompt - cached), cached)
+        if stall > NOTICED_MS:
+            stall += (LUMPS - 1.0) * (stall - NOTICED_MS)
+        scores.append(each * running * stall)
     return scores
 
 

@@ -154,12 +154,16 @@ def test_slower_streams_are_worth_their_ratio_to_first_tokens() -> None:
 
 
 def test_streams_that_stand_still_count_by_an_answers_length() -> None:
-    """Seven streams wait for a prefill of 50 ms, each spread over 100 tokens; an idle worker stalls nobody."""
+    """Seven streams wait for a prefill, each spread over 100 tokens; an idle worker stalls nobody."""
     loaded, idle = busy(), types.Endpoint("i", 1, SPEED)
     seen = policies.observed([loaded, idle])
     seen.output_tokens = 100.0
     assert scorers.stall_ms(policies.request(140), seen, [loaded, idle], [40, 40]) == pytest.approx(
         [10 / 100 * 7 * 50.0, 0.0]
+    )
+    # Of 150 ms, 50 are beyond what nobody notices, and count twice.
+    assert scorers.stall_ms(policies.request(340), seen, [loaded, idle], [40, 40]) == pytest.approx(
+        [10 / 100 * 7 * (150.0 + 50.0), 0.0]
     )
 
 
