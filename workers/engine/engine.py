@@ -19,27 +19,10 @@ computed again here: the first engine has given its copy away.
 import heapq
 import itertools
 import math
-from dataclasses import dataclass
 
 from penstock import perf
 from penstock.perf import step_model
-from workers.engine import block_pool, types
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals since the engine began; they only grow."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    """Prompt tokens of requests that got their first token, cached or computed."""
-    generation_tokens: int = 0
-    prefix_queries_tokens: int = 0
-    """Prompt tokens looked up in the prefix cache, at first admission."""
-    prefix_hits_tokens: int = 0
-    preemptions: int = 0
-    evicted_blocks: int = 0
-    """Cached blocks whose place was taken."""
+from workers.engine import block_pool, memory, types
 
 
 class Engine:
@@ -49,9 +32,10 @@ class Engine:
         self.config = config
         self.slowdown = slowdown
         """Factor on every step's duration: above 1 for a power-capped engine."""
-        self.counters = Counters()
+        self.counters = types.Counters()
         self._step_model = step
-        self._pool = block_pool.BlockPool(config.kv_blocks)
+        self._memory = memory.Memory(config, self.counters)
+        self._pool = self._memory.pool
         self._requests: dict[str, types.Request] = {}
         self._waiting: list[tuple[int, float, int, types.Request]] = []
         self._num_waiting = 0
@@ -70,7 +54,6 @@ class Engine:
         # The keys of _finish_at as a heap.
         self._finish_ticks: list[int] = []
         self._order = itertools.count()
-        self._kv_events: list[types.KvEvent] = []
 
     # --- what callers see ---
 
@@ -159,7 +142,7 @@ class Engine:
             self._num_waiting -= 1
         elif request.state is types.State.RECEIVING:
             del self._receiving[request]
-            self._free(request)
+            self._memory.free(request)
         else:
             self._stop_running(request)
         request.state = types.State.ABORTED
@@ -178,23 +161,17 @@ class Engine:
         request = self._held.pop(request_id, None)
         if request is None:
             return False
-        self._free(request)
+        self._memory.free(request)
         request.state = types.State.FINISHED
         return True
 
     def reset_prefix_cache(self) -> bool:
         """Forget every cached block. False, and nothing changed, while requests hold blocks."""
-        if not self._pool.clear():
-            return False
-        self._pool.removed.clear()
-        if self.config.kv_events:
-            self._kv_events.append(types.BlocksCleared())
-        return True
+        return self._memory.clear()
 
     def drain_kv_events(self) -> list[types.KvEvent]:
         """KV events not yet given out by a step (an abort or a reset can leave some)."""
-        events, self._kv_events = self._kv_events, []
-        return events
+        return self._memory.drain_events()
 
     def step(self, now_s: float) -> types.StepResult | None:
         """Do one step that begins at `now_s`; None if there is nothing to do.
@@ -220,7 +197,7 @@ class Engine:
         tokens = len(result.decoded) + result.prefill_tokens
         step_ms = self._step_model.total_ms(tokens, len(result.decoded), result.decode_kv_tokens, pairs)
         result.duration_s = step_ms * self.slowdown / 1000.0
-        result.kv_events = self.drain_kv_events()
+        result.kv_events = self._memory.drain_events()
         return result
 
     # --- many steps at once ---
@@ -269,7 +246,7 @@ class Engine:
         self._finish(result)
         self.counters.steps += steps
         self.counters.generation_tokens += decoding * steps
-        result.kv_events = self.drain_kv_events()
+        result.kv_events = self._memory.drain_events()
         return result
 
     def _stretch_ms(self) -> tuple[float, float]:
@@ -285,9 +262,7 @@ class Engine:
         decoding, places = len(self._decoding), self.config.max_num_seqs - len(self._receiving)
         if not self._waiting or decoding >= min(places, self.config.max_num_batched_tokens):
             return False
-        request = self._waiting[0][-1]
-        hits, missing = self._find_blocks(request)
-        return missing + self._pool.count_free(hits) <= self._pool.num_free
+        return self._memory.fits(self._waiting[0][-1])
 
     def _steps_with_blocks(self, most: int, free: int) -> int:
         """Of `most` steps, those before a block is missing, or is cached that a waiting request may want."""
@@ -321,7 +296,7 @@ class Engine:
                 request.remote = False
                 # Where no token of the answer came with it, the prompt's last one is computed here.
                 request.computed = request.target - (not request.generated)
-                self._cache_full_blocks(request, request.computed)
+                self._memory.cache_full(request, request.computed)
                 self._begin_decode(request)
                 result.joined.append(request)
         self._arrived.clear()
@@ -336,8 +311,8 @@ class Engine:
                 heapq.heappop(crossings)
                 continue
             if request.extend is not None or len(request.hashes) > request.cached_blocks:
-                self._cache_full_blocks(request, request.base + tick)
-            request.blocks.append(self._allocate_one())
+                self._memory.cache_full(request, request.base + tick)
+            self._memory.grow(request)
             request.cross_at = tick + size
             heapq.heapreplace(crossings, (tick + size, order, request))
 
@@ -368,7 +343,7 @@ class Engine:
             if request.state is not types.State.WAITING:
                 heapq.heappop(self._waiting)
                 continue
-            if not self._take_blocks(request):
+            if not self._memory.take(request):
                 break
             heapq.heappop(self._waiting)
             self._num_waiting -= 1
@@ -390,34 +365,12 @@ class Engine:
             pairs += chunk_pairs
         return pairs
 
-    def _take_blocks(self, request: types.Request) -> bool:
-        """Take the blocks of the whole prompt, cached ones first; False, with nothing taken, if they do not fit."""
-        size = self.config.block_size
-        hits, missing = self._find_blocks(request)
-        if missing + self._pool.count_free(hits) > self._pool.num_free:
-            return False
-        self._pool.take(hits)
-        request.cached_blocks = len(hits)
-        request.computed = len(hits) * size
-        request.blocks = hits + self._allocate(missing)
-        return True
-
-    def _find_blocks(self, request: types.Request) -> tuple[list[block_pool.Block], int]:
-        """Cached blocks of a request's longest prefix, and how many more it needs."""
-        size = self.config.block_size
-        # At least the last token is computed, since its output is what the next token is sampled from, but where that token
-        # came with the KV from elsewhere.
-        known = request.remote and request.generated
-        limit = (request.target - (not known)) // size if self.config.prefix_caching else 0
-        hits = self._pool.match(request.hashes, limit)
-        return hits, -(-request.target // size) - len(hits)
-
     def _prefill_chunk(self, request: types.Request, result: types.StepResult, budget: int) -> tuple[int, float]:
         chunk = min(request.target - request.computed, budget)
         pairs = step_model.attention_pairs(chunk, request.computed)
         request.computed += chunk
         result.prefill_tokens += chunk
-        self._cache_full_blocks(request, request.computed)
+        self._memory.cache_full(request, request.computed)
         if request.computed == request.target:
             self._end_prefill(request, result)
         return chunk, pairs
@@ -482,7 +435,7 @@ class Engine:
 
     def _stop_running(self, request: types.Request) -> None:
         self._leave_running(request)
-        self._free(request)
+        self._memory.free(request)
 
     def _leave_running(self, request: types.Request) -> None:
         if request.state is types.State.DECODE:
@@ -490,65 +443,9 @@ class Engine:
             request.computed = request.base + self._tick
             self._decode_kv_tokens -= request.computed
             del self._decoding[request]
-            self._cache_full_blocks(request, request.computed)
+            self._memory.cache_full(request, request.computed)
         else:
             del self._prefilling[request]
-
-    def _free(self, request: types.Request) -> None:
-        self._pool.release(request.blocks)
-        request.blocks = []
-        request.cached_blocks = 0
-
-    # --- blocks ---
-
-    def _allocate(self, count: int) -> list[block_pool.Block]:
-        blocks = self._pool.allocate(count)
-        self._note_removed()
-        return blocks
-
-    def _allocate_one(self) -> block_pool.Block:
-        block = self._pool.allocate_one()
-        self._note_removed()
-        return block
-
-    def _note_removed(self) -> None:
-        removed = self._pool.removed
-        if removed:
-            self.counters.evicted_blocks += len(removed)
-            if self.config.kv_events:
-                self._kv_events.append(types.BlocksRemoved(tuple(removed)))
-            removed.clear()
-
-    def _cache_full_blocks(self, request: types.Request, computed: int) -> None:
-        """Make the blocks that `computed` tokens fill findable, as far as their hashes are known."""
-        first, full = request.cached_blocks, computed // self.config.block_size
-        if full <= first or not self.config.prefix_caching:
-            return
-        if len(request.hashes) < full:
-            self._extend_hashes(request, full)
-            full = min(full, len(request.hashes))
-        hashes, cache = request.hashes, self._pool.cache
-        stored_from: int | None = None
-        for index in range(first, full):
-            if cache(request.blocks[index], hashes[index]):
-                if stored_from is None:
-                    stored_from = index
-            elif stored_from is not None:
-                self._report_stored(request, stored_from, index)
-                stored_from = None
-        if stored_from is not None:
-            self._report_stored(request, stored_from, full)
-        request.cached_blocks = max(first, full)
-
-    def _extend_hashes(self, request: types.Request, full: int) -> None:
-        if request.extend is not None:
-            known = len(request.hashes)
-            request.hashes = [*request.hashes, *request.extend(known, full - known)]
-
-    def _report_stored(self, request: types.Request, start: int, stop: int) -> None:
-        if self.config.kv_events:
-            parent = request.hashes[start - 1] if start else None
-            self._kv_events.append(types.BlocksStored(request, start, request.hashes[start:stop], parent))
 
 
 def _importance(request: types.Request) -> tuple[int, float, int]:

@@ -49,6 +49,22 @@ class EngineConfig:
             )
 
 
+@dataclass(slots=True)
+class Counters:
+    """Totals since the engine began; they only grow."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    """Prompt tokens of requests that got their first token, cached or computed."""
+    generation_tokens: int = 0
+    prefix_queries_tokens: int = 0
+    """Prompt tokens looked up in the prefix cache, at first admission."""
+    prefix_hits_tokens: int = 0
+    preemptions: int = 0
+    evicted_blocks: int = 0
+    """Cached blocks whose place was taken."""
+
+
 class Request:
     """One request to the engine, and its progress there.
 
