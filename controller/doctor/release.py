@@ -131,7 +131,9 @@ def redis(sight: Sight) -> Iterator[Finding]:
     lost = [each.pod for each in sight.gateways if any("registry-lost" in line for line in each.degraded)]
     if lost:
         mend = f"kubectl -n {sight.namespace} get pods,pvc -l app.kubernetes.io/component=redis"
-        yield Finding("redis", Level.ERROR, f"{', '.join(lost)} {'does' if len(lost) == 1 else 'do'} not reach Redis", mend)
+        yield Finding(
+            "redis", Level.ERROR, f"{', '.join(lost)} {'does' if len(lost) == 1 else 'do'} not reach Redis", mend
+        )
     elif any(each.reached for each in sight.gateways):
         yield Finding("redis", Level.OK, "gateways reach Redis")
 
