@@ -62,11 +62,24 @@ def compare(
     ]
 
 
-def same_order(measured: Mapping[str, float], predicted: Mapping[str, float]) -> list[tuple[str, str, bool]]:
-    """Each pair of names, the better by measurement first, and whether the prediction agrees."""
+# Means that differ by less are a tie: two plays of one policy on real engines differ by that much.
+TIE = 0.05
+
+
+def orders(measured: Mapping[str, float], predicted: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """Each pair of names, the better by measurement first, and what the prediction says of them.
+
+    `same` order, a `tie` (in both the two differ by less than `TIE`), or the `OTHER` one.
+    """
     ranked = sorted(measured, key=lambda name: measured[name])
     return [
-        (better, worse, predicted[better] < predicted[worse])
+        (better, worse, _order((measured[better], measured[worse]), (predicted[better], predicted[worse])))
         for at, better in enumerate(ranked)
         for worse in ranked[at + 1 :]
     ]
+
+
+def _order(measured: tuple[float, float], predicted: tuple[float, float]) -> str:
+    if predicted[0] < predicted[1]:
+        return "same"
+    return "tie" if all(max(pair) < (1.0 + TIE) * min(pair) for pair in (measured, predicted)) else "OTHER"

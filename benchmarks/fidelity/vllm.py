@@ -161,12 +161,12 @@ def rows(found: Found) -> list[table.Row]:
     return table.compare("one engine", found.alone, found.alone_simulated, ALLOWED)
 
 
-def ranks(found: Found) -> list[tuple[str, str, str, bool]]:
-    """(latency, better, worse, whether the simulator agrees) for each pair of policies, by the measured means."""
+def ranks(found: Found) -> list[tuple[str, str, str, str]]:
+    """(latency, better, worse, the simulator's order) for each pair of policies, by the measured means; see `table.orders`."""
     out = []
     for latency in table.LATENCIES:
         means = {policy: found.means(policy, latency) for policy in POLICIES}
         measured = {policy: pair[0] for policy, pair in means.items()}
         simulated = {policy: pair[1] for policy, pair in means.items()}
-        out += [(latency, *pair) for pair in table.same_order(measured, simulated)]
+        out += [(latency, *pair) for pair in table.orders(measured, simulated)]
     return out
