@@ -28,12 +28,6 @@ def document(
 ) -> Object:
     """The RayService of a new worker. Raises `UnsupportedError`."""
     spec, meta = deployment.spec, deployment.metadata
-    if spec.engine.kind != "sim":
-        raise pods.UnsupportedError(
-            f"engine.kind {spec.engine.kind} is not hosted by Ray Serve in this version -> hosting: Pods, or engine.kind sim"
-        )
-    if spec.engine.image is None:
-        raise pods.UnsupportedError("engine.image must be given for hosting RayServe: one with Ray and this package")
     role = next(each for each in spec.roles if each.name == create.role)
     parallel, _ = build.parallelism_of(deployment, role, profile)
     if parallel.nodes > 1:

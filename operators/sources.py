@@ -56,8 +56,6 @@ def _downloaded(model: serving.Model, source: values.Source, image: str, securit
             reference = {"name": source.hub.token.name, "key": source.hub.token.key}
             env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
     elif source.object_store is not None:
-        if source.object_store.uri.startswith("az://"):
-            raise UnsupportedError("model.source.objectStore: az:// is not read in this version -> use s3:// or gs://")
         wanted = {"uri": source.object_store.uri, "endpoint": source.object_store.endpoint}
         if source.object_store.credentials is not None:
             env_from.append({"secretRef": {"name": source.object_store.credentials.name}})

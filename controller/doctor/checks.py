@@ -8,7 +8,7 @@ from typing import Any
 from controller.doctor import release
 from controller.doctor.sight import Finding, Level, Object, Sight, name
 
-OLDEST = (1, 30)
+OLDEST = (1, 31)
 _KUBERAY = frozenset({"rayclusters.ray.io", "rayservices.ray.io"})
 _GATEWAY_API = frozenset({"gateways.gateway.networking.k8s.io", "httproutes.gateway.networking.k8s.io"})
 _POOLS = "inferencepools.inference.networking.k8s.io"

@@ -54,6 +54,8 @@ class State:
     # Since when the whole canary has been ready.
     canary_s: float | None = None
     canary_passed: bool = False
+    # Since when a worker of the new revision has shown a fault of its own.
+    fault_s: float | None = None
     # Where it was at the last look.
     phase: str = ""
 
@@ -91,6 +93,7 @@ def decide(wanted: Wanted, state: State, members: Sequence[Worker], verdict: Ver
     if newest == state.rejected:
         return _after_failure(wanted, state)
     state = _measured(wanted, state, members, now_s)
+    state = dataclasses.replace(state, fault_s=_fault_s(wanted, state, members, now_s))
     if _complete(wanted, state, members):
         done = State(revision=newest, update=newest)
         return Decision(Rolling(newest), done, Phase.COMPLETE, "every worker has the new revision and is ready")
@@ -125,6 +128,12 @@ def _measured(wanted: Wanted, state: State, members: Sequence[Worker], now_s: fl
     )
 
 
+def _fault_s(wanted: Wanted, state: State, members: Sequence[Worker], now_s: float) -> float | None:
+    if not any(worker.faulty and worker.live and worker.revision == wanted.newest for worker in members):
+        return None
+    return now_s if state.fault_s is None else state.fault_s
+
+
 def _complete(wanted: Wanted, state: State, members: Sequence[Worker]) -> bool:
     if state.remaining:
         return False
@@ -140,7 +149,7 @@ def _failure(wanted: Wanted, state: State, members: Sequence[Worker], verdict: V
     for worker in members:
         if not worker.live or worker.revision != wanted.newest:
             continue
-        if worker.faulty and now_s - worker.created_s >= FAULT_S:
+        if worker.faulty and state.fault_s is not None and now_s - state.fault_s >= FAULT_S:
             return f"worker {worker.name}: {worker.problem}"
         if worker.restarts >= RESTARTS and not worker.ready:
             return f"worker {worker.name} has been started {worker.restarts + 1} times and is not ready"
@@ -155,7 +164,7 @@ def _failure(wanted: Wanted, state: State, members: Sequence[Worker], verdict: V
 
 def _after_failure(wanted: Wanted, state: State) -> Decision:
     """Back to the revision before, or held where it is, until the specification changes again."""
-    kept = dataclasses.replace(state, update=wanted.newest, canary_s=None)
+    kept = dataclasses.replace(state, update=wanted.newest, canary_s=None, fault_s=None)
     step = "change the specification, or `penstock rollout undo` it"
     if wanted.roll_back:
         said = f"revision {wanted.newest} was rolled back: {state.cause}; {step}"

@@ -73,6 +73,7 @@ def state_of(deployment: modeldeployment.ModelDeployment, observed: workers.Obse
         remaining=said.remaining,
         canary_s=_unix_s(said.canary_time),
         canary_passed=said.canary_passed,
+        fault_s=_unix_s(said.fault_time),
         phase=said.phase,
     )
 
@@ -180,6 +181,7 @@ def _remembered(decision: rollout.Decision) -> modeldeployment.RolloutStatus:
         remaining=state.remaining,
         canary_time=None if state.canary_s is None else timestamp(state.canary_s),
         canary_passed=state.canary_passed,
+        fault_time=None if state.fault_s is None else timestamp(state.fault_s),
     )
 
 

@@ -169,6 +169,17 @@ _BY_MESSAGE: dict[str, Object] = {
     "must lie between scaling.minReplicas and scaling.maxReplicas": {"replicas": 9999},
     "must name a model.source, unless engine.kind is sim": {"model.source": None},
     "prefill and decode must be given together: a request needs both": {"roles": [{"name": "decode"}]},
+    "must be given where kind is sglang: no image of it was tested": {"kind": "sglang", "image": None},
+    "must be Pods, unless engine.kind is sim: Ray Serve hosts no other engine in this version": {
+        "hosting": "RayServe",
+        "engine.kind": "vllm",
+        "engine.image": "x",
+    },
+    "must be given where hosting is RayServe: an image with Ray and this package": {
+        "hosting": "RayServe",
+        "engine.kind": "sim",
+        "engine.image": None,
+    },
     "must divide tensor x pipeline x data, so that each node holds as many accelerators": {"nodes": 3},
     "at least one of ttft, itl, e2e must be given": {"ttft": None, "itl": None, "e2e": None},
     "must be a number from 0.5 to 0.999, like 0.95": {"": 0.4},

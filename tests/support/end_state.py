@@ -9,7 +9,7 @@ from operators import sight
 from tests.cluster import api
 
 # Fields that only say when.
-_TIMES = ("lastTransitionTime", "progressTime", "canaryTime", "acceleratorSince")
+_TIMES = ("lastTransitionTime", "progressTime", "canaryTime", "faultTime", "acceleratorSince")
 
 
 def of(server: api.Api, namespace: str) -> dict[str, Any]:

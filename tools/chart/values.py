@@ -304,7 +304,9 @@ class ServiceAccounts(Values):
 
     create: bool = Field(True, description="Whether to make ServiceAccounts, Roles and their bindings")
     existing: Name = Field(
-        "default", description="Account of all Pods where none are made; it needs the operator's rights"
+        "default",
+        description="Account of all Pods where none are made; it needs the operator's rights, and those to get and patch the "
+        "definitions for an upgrade",
     )
     annotations: dict[str, str] = Field({}, description="Annotations of the accounts")
 

@@ -38,6 +38,18 @@ class Spec(base.Part):
             "prefill and decode must be given together: a request needs both",
             ".roles",
         ),
+        base.Rule(
+            "self.hosting != 'RayServe' || self.engine.kind == 'sim'",
+            lambda it: it.hosting != "RayServe" or it.engine.kind == "sim",
+            "must be Pods, unless engine.kind is sim: Ray Serve hosts no other engine in this version",
+            ".hosting",
+        ),
+        base.Rule(
+            "self.hosting != 'RayServe' || has(self.engine.image)",
+            lambda it: it.hosting != "RayServe" or it.engine.image is not None,
+            "must be given where hosting is RayServe: an image with Ray and this package",
+            ".engine.image",
+        ),
     )
 
     model: serving.Model = Field(description="The model, and where its files are")
@@ -106,6 +118,9 @@ class RolloutStatus(base.Part):
     remaining: int = Field(0, ge=0, description="Workers of other revisions")
     canary_time: Time | None = Field(None, description="Since when the whole canary has been ready")
     canary_passed: bool = Field(False, description="Whether the canary was no worse than the rest")
+    fault_time: Time | None = Field(
+        None, description="Since when a worker of the new revision cannot be pulled, configured or started"
+    )
 
 
 class Status(base.Status):

@@ -90,9 +90,19 @@ class Resources(base.Part):
 class Engine(base.Part):
     """Which engine the workers run."""
 
+    RULES = (
+        base.Rule(
+            "self.kind != 'sglang' || has(self.image)",
+            lambda it: it.kind != "sglang" or it.image is not None,
+            "must be given where kind is sglang: no image of it was tested",
+            ".image",
+        ),
+    )
+
     kind: Literal["vllm", "sglang", "sim"] = Field("vllm", description="Engine; sim answers with made-up text")
     image: Annotated[str, Field(pattern=r"^[!-~]+$", max_length=512)] | None = Field(
-        None, description="Container image; none means the one that this version of Penstock was tested with"
+        None,
+        description="Container image; vllm has one that was tested with this version, sim the operator's, sglang none",
     )
     args: Args = Field((), description="The engine's own flags, as --name=value")
     env: Annotated[base.Many[EnvVar], Field(max_length=64), base.keyed("name")] = Field(

@@ -115,8 +115,8 @@ class HubSource(base.Part):
 class ObjectStoreSource(base.Part):
     """Files from an object store."""
 
-    uri: Annotated[str, Field(pattern=r"^(s3|gs|az)://[!-.0-?A-~]+(/[!-~]*)?$", max_length=1024)] = Field(
-        description="Bucket and prefix: s3://, gs:// or az://"
+    uri: Annotated[str, Field(pattern=r"^(s3|gs)://[!-.0-?A-~]+(/[!-~]*)?$", max_length=1024)] = Field(
+        description="Bucket and prefix: s3:// or gs://"
     )
     endpoint: Url | None = Field(None, description="Address of a store that speaks the same protocol")
     credentials: SecretName | None = Field(

@@ -271,8 +271,21 @@ def test_the_endpoint_picker_is_open_where_it_is_asked_for() -> None:
     [service] = [
         each for each in with_it if each["kind"] == "Service" and each["metadata"]["name"] == "rel-penstock-gateway"
     ]
-    assert [(each["name"], each["port"]) for each in service["spec"]["ports"]][1:] == [("picker", 9009)]
+    picker = {"name": "picker", "port": 9009, "targetPort": "picker"}
+    assert service["spec"]["ports"][1:] == [picker | {"appProtocol": "https"}]
+    plain = [each for each in charts.template("gateway.pickerPort=9009") if each["kind"] == "Service"]
+    assert picker | {"appProtocol": "kubernetes.io/h2c"} in [port for each in plain for port in each["spec"]["ports"]]
     assert "PICKER" not in str(charts.template())
+
+
+def test_no_account_and_no_right_is_made_where_none_is_wanted() -> None:
+    """With `serviceAccounts.create` off every Pod has the account that is named, that of the upgrade too."""
+    objects = charts.template("serviceAccounts.create=false", "serviceAccounts.existing=mine")
+    kinds = {each["kind"] for each in objects}
+    assert not kinds & {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
+    accounts = {name: spec.get("serviceAccountName") for name, spec in charts.pod_specs(objects).items()}
+    assert {name for name, account in accounts.items() if account != "mine"} <= {"Pod/rel-penstock-test"}
+    assert accounts["Job/rel-penstock-crds"] == "mine"
 
 
 def test_redis_has_one_password() -> None:

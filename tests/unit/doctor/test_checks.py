@@ -140,7 +140,7 @@ GPU = {"accelerators": [{"profile": "h100"}]}
 @pytest.mark.parametrize(
     ("change", "level", "said", "mend"),
     [
-        ({"version": (1, 29)}, "error", "Kubernetes 1.29 is older than 1.30", "upgrade the cluster"),
+        ({"version": (1, 30)}, "error", "Kubernetes 1.30 is older than 1.31", "upgrade the cluster"),
         ({"definitions": {}}, "error", "x is not there", "kubectl apply --server-side"),
         ({"definitions": {"x": definition("x", established="False")}}, "error", "x is not served", "describe crd x"),
         ({"definitions": {"x": definition("x", "old")}}, "warning", "x is of another version", "--force-conflicts"),

@@ -199,9 +199,7 @@ def test_sglang_has_its_own_words() -> None:
 @pytest.mark.parametrize(
     ("spec", "cause"),
     [
-        ({"engine": {"kind": "sglang"}}, "engine.image must be given for sglang"),
         ({"parallelism": {"tensor": 16}}, "needs 16 accelerators on a node, and h100 has 8"),
-        ({"model": {"source": {"objectStore": {"uri": "az://x/y"}}}}, "az:// is not read"),
     ],
 )
 def test_what_cannot_be_is_said_with_the_next_step(spec: dict[str, Any], cause: str) -> None:

@@ -187,6 +187,7 @@ def test_failing_readiness_rolls_back(changes: dict[str, object], after_s: float
     play.step()
     sick(play, **changes)
     if after_s:
+        play.step(0)
         play.step(after_s - 2)
         assert play.decision.phase is Phase.PROGRESSING
         sick(play, **changes)
@@ -197,6 +198,21 @@ def test_failing_readiness_rolls_back(changes: dict[str, object], after_s: float
         play.step()
     assert play.revisions() == {"old": 4}
     assert play.least_ready == 4
+
+
+def test_a_fault_counts_from_when_it_is_seen() -> None:
+    """After a long download one pull that fails is no failure of the roll-out; one that fails for half a minute is."""
+    play = Play(4)
+    play.sick = frozenset({"new"})
+    play.step()
+    play.step(300.0)
+    fault = {"problem": "ErrImagePull: timeout", "faulty": True}
+    for passed_s, changes in ((1.0, fault), (20.0, fault), (5.0, {"faulty": False}), (20.0, fault), (25.0, fault)):
+        sick(play, **changes)
+        play.step(passed_s)
+        assert play.decision.phase is Phase.PROGRESSING
+    play.step(5.0)
+    assert play.decision.phase is Phase.ROLLED_BACK
 
 
 def test_stop_holds_where_it_is() -> None:
