@@ -41,7 +41,8 @@ async def keep(
     ]
     if looking.has(sight.POOL):
         # Without a picker none: what nobody chooses for must not stay.
-        wanted.append((sight.POOL, [objects.pool(deployment, host.picker)] if host.picker else []))
+        picker = routes.picker_in(deployment.metadata.namespace, host.picker)
+        wanted.append((sight.POOL, [objects.pool(deployment, picker)] if picker else []))
     found: list[problems.Problem] = []
     for kind, documents in wanted:
         found += await _kept(client, looking, seen, kind, documents)
@@ -56,7 +57,8 @@ async def _keep_route(
     seen: sight.Seen,
 ) -> routes.Route | None:
     gateway = deployment.spec.gateway
-    lack = routes.lack(looking.has(sight.ROUTE), looking.has(sight.POOL), host.picker != "")
+    space = deployment.metadata.namespace
+    lack = routes.lack(looking.has(sight.ROUTE), looking.has(sight.POOL), space, host.picker)
     documents = [objects.route(deployment, gateway)] if gateway is not None and lack is None else []
     found: Sequence[problems.Problem] = ()
     if looking.has(sight.ROUTE):

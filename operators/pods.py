@@ -36,7 +36,7 @@ class WorkerHost:
     vllm_image: str = ""
     # Secret with the CA of Redis, which the URL names as a file of REDIS_CA_FOLDER; empty for none.
     redis_ca_secret: str = ""
-    # Service of the gateways' endpoint picker, as `name:port`; empty for none.
+    # Service of the gateways' endpoint picker, as `namespace/name:port` or `name:port`; empty for none.
     picker: str = ""
     # Secret with certificate, key and CA of the agents' gRPC API; empty for no API.
     agent_tls_secret: str = ""

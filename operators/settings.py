@@ -57,8 +57,9 @@ class OperatorSettings(base.Settings):
     )
     picker: str = Field(
         "",
-        pattern=r"^([a-z]([-a-z0-9]{0,61}[a-z0-9])?:[0-9]{1,5})?$",
-        description="Service of the gateways' endpoint picker, as `name:port`: deployments get an InferencePool; empty: none",
+        pattern=r"^(([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/)?[a-z]([-a-z0-9]{0,61}[a-z0-9])?:[0-9]{1,5})?$",
+        description="Service of the gateways' endpoint picker, as `namespace/name:port`: deployments in that namespace get an "
+        "InferencePool, as it names a picker beside it only; without `namespace/` all do; empty: none",
     )
     kubeconfig: pathlib.Path | None = Field(
         None, description="Kubeconfig; unset: the Pod's ServiceAccount, or kubectl's own file outside of a cluster"

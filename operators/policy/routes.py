@@ -30,8 +30,14 @@ class Route:
     found: Object | None = None
 
 
-def lack(routes: bool, pools: bool, picker: bool) -> Said | None:
-    """What a cluster or an installation lacks for a route; None where nothing."""
+def picker_in(namespace: str, picker: str) -> str:
+    """The picker, as `name:port`, of pools in a namespace: they name one beside them only. Empty where it is elsewhere."""
+    space, _, service = picker.rpartition("/")
+    return service if space in ("", namespace) else ""
+
+
+def lack(routes: bool, pools: bool, namespace: str, picker: str) -> Said | None:
+    """What a cluster or an installation lacks for a route in a namespace; None where nothing."""
     if not routes:
         step = "install the Gateway API (https://gateway-api.sigs.k8s.io/guides)"
         return Said(False, "NoGatewayAPI", f"the cluster does not know HTTPRoutes -> {step}")
@@ -41,6 +47,12 @@ def lack(routes: bool, pools: bool, picker: bool) -> Said | None:
     if not picker:
         step = "helm upgrade ... --set gateway.pickerPort=9002"
         return Said(False, "NoEndpointPicker", f"the gateways serve no endpoint picker -> {step}")
+    if not picker_in(namespace, picker):
+        space = picker.partition("/")[0]
+        said = f"the endpoint picker is in namespace {space}, and an InferencePool names one in its own only"
+        return Said(
+            False, "NoEndpointPicker", f"{said} -> move the ModelDeployment there, or install Penstock here too"
+        )
     return None
 
 

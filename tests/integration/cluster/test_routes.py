@@ -39,7 +39,7 @@ def gateway_api(server: api.Api) -> None:
 @pytest.fixture
 def routed(stage: Stage, gateway_api: None) -> Stage:
     """An operator's parts where the kinds are there and gateways have an endpoint picker."""
-    stage.host = dataclasses.replace(stage.host, picker="gateways:9002")
+    stage.host = dataclasses.replace(stage.host, picker=f"{stage.namespace}/gateways:9002")
     stage.optional = (sight.POOL, sight.ROUTE)
     stage.reconciler = stage.another()
     return stage
@@ -141,6 +141,7 @@ async def test_its_gateway_has_the_word(routed: Stage) -> None:
         ((), "gateways:9002", "NoGatewayAPI", "install the Gateway API"),
         ((sight.ROUTE,), "gateways:9002", "NoInferencePools", "Inference Extension"),
         ((sight.ROUTE, sight.POOL), "", "NoEndpointPicker", "gateway.pickerPort"),
+        ((sight.ROUTE, sight.POOL), "elsewhere/gateways:9002", "NoEndpointPicker", "is in namespace elsewhere"),
     ],
 )
 async def test_what_is_missing_is_said(
@@ -154,6 +155,8 @@ async def test_what_is_missing_is_said(
     said = routed.condition("Routed")
     assert (said["status"], said["reason"]) == ("False", reason) and step in said["message"]
     assert route(routed) is None and set(routed.pods()) == {"m-0"}
+    if reason == "NoEndpointPicker":
+        assert routed.server.get(sight.POOL.path(routed.namespace, "m")).status_code == 404
 
 
 async def test_a_persons_own_route_stays(routed: Stage) -> None:
