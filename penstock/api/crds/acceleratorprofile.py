@@ -97,7 +97,7 @@ class AcceleratorProfile(base.Resource):
             base.Column("Memory", ".spec.memory", description="Memory of one"),
             base.Column("Cost", ".spec.cost.perHour", "number", "Cost of an hour"),
             base.Column("Watts", ".spec.power.maxWatts", "integer", "Highest power, W"),
-            base.Column("Nodes", ".status.nodes", "integer", "Nodes that have it"),
+            base.Column("Per Node", ".spec.perNode", "integer", "Accelerators of one node"),
             base.Column("Age", ".metadata.creationTimestamp", "date", "Time since it was made"),
         ),
         (".spec.resourceName",),
@@ -105,4 +105,4 @@ class AcceleratorProfile(base.Resource):
 
     kind: Literal["AcceleratorProfile"] = Field("AcceleratorProfile", description="AcceleratorProfile")
     spec: Spec = Field(description="What is known")
-    status: Status = Field(Status(), description="What is there; written by the operator")
+    status: Status = Field(Status(), description="What is there; nothing counts it in this version")
