@@ -164,12 +164,16 @@ async def test_what_keeps_a_container_from_running_is_said_at_once(
 
 async def test_an_engine_that_cannot_be_started_is_said(stage: Stage) -> None:
     """A deployment that makes no Pod says what it lacks."""
-    stage.create(engine={"kind": "sglang"}, model={"name": "tiny", "source": {"path": "/models/tiny"}})
+    stage.create(
+        engine={"kind": "sglang", "image": "sglang:test"},
+        model={"name": "tiny", "source": {"path": "/models/tiny"}},
+        parallelism={"tensor": 2, "nodes": 2},
+    )
     with pytest.raises(errors.TerminalError):
         await stage.once()
     assert stage.pods() == {}
     assert stage.ready()["reason"] == "Unsupported"
-    assert "engine.image must be given for sglang" in stage.ready()["message"]
+    assert "sglang is not hosted on several nodes" in stage.ready()["message"]
 
 
 DEPLOYMENTS = [each for each in support.valid() if each["kind"] == "ModelDeployment"]
