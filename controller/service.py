@@ -14,7 +14,7 @@ from grpc import aio
 
 from controller import kv_reports, leader, loop, scrape
 from penstock import __version__
-from penstock.api import types, wire
+from penstock.api import invalid, types, wire
 from penstock.api.proto import control_pb2, control_pb2_grpc
 from penstock.runtime import errors, grpcs, registry
 from penstock.runtime import redis as redis_link
@@ -190,8 +190,7 @@ class Control(control_pb2_grpc.ControlServicer):
         except profiles.UnknownProfileError as exc:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"policy: {exc}")
         except pydantic.ValidationError as exc:
-            lines = [f"{'.'.join(map(str, item['loc'])) or 'deployment'}: {item['msg']}" for item in exc.errors()]
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "; ".join(lines))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, invalid.in_words(exc, "deployment"))
         except errors.PenstockError as exc:
             await _abort(context, exc)
         return control_pb2.ApplyResponse(generation=generation)

@@ -11,7 +11,7 @@ import pydantic
 from operators import events, fleets, images, keeping, kube, pods, revisions, sight, units
 from operators import published as publishing
 from operators.policy import accelerators, problems, rollout, routes, status, workers
-from penstock.api import types
+from penstock.api import invalid, types
 from penstock.api.crds import acceleratorprofile, base, modeldeployment, values
 from penstock.runtime import clock as clocks
 from penstock.runtime import errors, logs
@@ -146,7 +146,9 @@ class DeploymentReconciler:
         try:
             deployment = modeldeployment.ModelDeployment.read(seen.document)
         except pydantic.ValidationError as exc:
-            raise errors.TerminalError(f"{namespace}/{name}: {exc.error_count()} fields are not understood") from exc
+            message = f"{invalid.in_words(exc, 'object')} -> correct it: this version takes no such ModelDeployment"
+            await self._say_invalid(seen.document, message[:1000])
+            raise errors.TerminalError(f"{namespace}/{name}: {message}") from exc
         records = await (self._fleets.again if fresh else self._fleets.records)(namespace)
         newest = revisions.name_of(revisions.template(deployment))
         former = deployment.status.revision or newest
@@ -324,6 +326,29 @@ class DeploymentReconciler:
         self._sight.wrote(sight.DEPLOYMENT, written)
         for become in events.of_status(before, wanted, now_s):
             await self._tell(become)
+
+    async def _say_invalid(self, document: Object, message: str) -> None:
+        """Of an object that an older definition took; its workers stay as they are."""
+        meta, said = base.ObjectMeta.model_validate(document["metadata"]), document.get("status", {})
+        before = base.Status.model_validate(said, extra="ignore")
+        now_s = self._clock.now_s()
+        ready = status.condition(before.conditions, status.READY, False, "Invalid", message, meta.generation, now_s)
+        if ready in before.conditions:
+            return
+        kept = [each for each in said.get("conditions", ()) if each["type"] != status.READY]
+        become = {
+            "observedGeneration": meta.generation,
+            "conditions": [*kept, ready.model_dump(by_alias=True, mode="json")],
+        }
+        applied = {
+            "apiVersion": base.API_VERSION,
+            "kind": "ModelDeployment",
+            "metadata": {"name": meta.name, "namespace": meta.namespace},
+            "status": {**said, **become},
+        }
+        written = await self._kube.apply(f"{sight.DEPLOYMENT.path(meta.namespace, meta.name)}/status", applied)
+        self._sight.wrote(sight.DEPLOYMENT, written)
+        await self._tell(events.event(meta, "Warning", "Invalid", "Observe", message, now_s))
 
     async def _tell(self, event: Object) -> None:
         """Events are for people: one that is lost costs nothing else."""

@@ -15,15 +15,14 @@ _NOTE_MAX = 1024
 
 
 def event(
-    about: modeldeployment.ModelDeployment,
+    meta: base.ObjectMeta,
     kind: Literal["Normal", "Warning"],
     reason: str,
     action: str,
     note: str,
     now_s: float,
 ) -> Object:
-    """One event; the server gives it its name."""
-    meta = about.metadata
+    """One event about a ModelDeployment; the server gives it its name."""
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
@@ -49,13 +48,13 @@ def of_command(about: modeldeployment.ModelDeployment, command: workers.Command,
     """What was done to a worker."""
     match command:
         case workers.Create():
-            return event(about, "Normal", "WorkerCreated", "Create", f"worker {command.worker}", now_s)
+            return event(about.metadata, "Normal", "WorkerCreated", "Create", f"worker {command.worker}", now_s)
         case workers.Drain():
             note = f"worker {command.worker}: {command.reason}"
-            return event(about, "Normal", "WorkerDraining", "Drain", note, now_s)
+            return event(about.metadata, "Normal", "WorkerDraining", "Drain", note, now_s)
         case workers.Delete():
             note = f"worker {command.worker}: {command.reason}"
-            return event(about, "Normal", "WorkerDeleted", "Delete", note, now_s)
+            return event(about.metadata, "Normal", "WorkerDeleted", "Delete", note, now_s)
 
 
 def of_status(before: modeldeployment.ModelDeployment, after: modeldeployment.Status, now_s: float) -> list[Object]:
@@ -68,7 +67,7 @@ def of_status(before: modeldeployment.ModelDeployment, after: modeldeployment.St
         if first or (each.type, each.status, each.reason) in known:
             continue
         kind: Literal["Normal", "Warning"] = "Normal" if each.reason in _NORMAL else "Warning"
-        found.append(event(before, kind, each.reason, "Observe", each.message, now_s))
+        found.append(event(before.metadata, kind, each.reason, "Observe", each.message, now_s))
     return found
 
 

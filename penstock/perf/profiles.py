@@ -11,6 +11,7 @@ from importlib.resources import abc
 
 import pydantic
 
+from penstock.api import invalid
 from penstock.perf import step_model
 
 
@@ -88,8 +89,7 @@ def _read(path: pathlib.Path) -> EngineProfile:
     except (OSError, UnicodeDecodeError) as exc:
         raise UnknownProfile(f"engine profile {path}: {exc}") from exc
     except pydantic.ValidationError as exc:
-        lines = [f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in exc.errors()]
-        raise UnknownProfile(f"engine profile {path}: {'; '.join(lines)}") from exc
+        raise UnknownProfile(f"engine profile {path}: {invalid.in_words(exc, 'file')}") from exc
 
 
 def _directory() -> abc.Traversable:

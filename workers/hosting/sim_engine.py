@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 
 from penstock import __version__, perf
-from penstock.api import types
+from penstock.api import invalid, types
 from penstock.runtime import errors
 from workers.hosting import engine, spec
 from workers.sim import server, settings
@@ -25,8 +25,7 @@ def settings_of(worker: spec.WorkerSpec) -> settings.SimSettings:
         )
     except pydantic.ValidationError as exc:
         allowed = ", ".join(sorted(settings.SimSettings.model_fields))
-        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in exc.errors()]
-        raise errors.SettingsError(f"engine settings: {'; '.join(lines)}. Allowed: {allowed}") from exc
+        raise errors.SettingsError(f"engine settings: {invalid.in_words(exc)}. Allowed: {allowed}") from exc
 
 
 class SimEngine:

@@ -11,7 +11,7 @@ from typing import Any
 import pydantic
 
 from penstock import perf
-from penstock.api import types
+from penstock.api import invalid, types
 from penstock.runtime import errors
 from workers.adapters import stats, vllm
 from workers.hosting import engine, spec
@@ -84,8 +84,7 @@ class VllmEngine:
             return process.VllmSettings.model_validate({**values, "served_name": worker.model, "host": worker.host})
         except pydantic.ValidationError as exc:
             allowed = ", ".join(sorted(process.VllmSettings.model_fields))
-            lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in exc.errors()]
-            raise errors.SettingsError(f"engine settings: {'; '.join(lines)}. Allowed: {allowed}") from exc
+            raise errors.SettingsError(f"engine settings: {invalid.in_words(exc)}. Allowed: {allowed}") from exc
 
     def _speed(self) -> types.EngineSpeed:
         return perf.speed_of(perf.load_profile(self._worker.engine.profile))

@@ -7,10 +7,11 @@ import copy
 from typing import Any
 
 import pytest
+import yaml
 
 from operators import build, kube, pods, sight, unbuilt
 from operators.policy import workers
-from penstock.api.crds import acceleratorprofile, modeldeployment
+from penstock.api.crds import acceleratorprofile, modeldeployment, schema
 from penstock.runtime import errors, processes
 from tests.cluster import api
 from tests.support import custom_resources as support
@@ -174,6 +175,32 @@ async def test_an_engine_that_cannot_be_started_is_said(stage: Stage) -> None:
     assert stage.pods() == {}
     assert stage.ready()["reason"] == "Unsupported"
     assert "sglang is not hosted on several nodes" in stage.ready()["message"]
+
+
+async def test_what_an_older_definition_took_is_said(stage: Stage) -> None:
+    """A stored object that today's definition would refuse: condition and event name the field, workers that run stay."""
+    stage.create(1)
+    await stage.once()
+    definition = yaml.safe_load(yaml.safe_dump(schema.definition(modeldeployment.ModelDeployment)))
+    older = copy.deepcopy(definition)
+    version = older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    version["properties"]["spec"]["properties"]["engine"].pop("x-kubernetes-validations")
+    try:
+        assert stage.server.apply(older).is_success
+        path = sight.DEPLOYMENT.path(stage.namespace, "m")
+        change = {"spec": {"engine": {"kind": "sglang"}, "model": {"source": {"path": "/models/tiny"}}}}
+        async with asyncio.timeout(20):
+            while not stage.server.merge(path, change).is_success:
+                await asyncio.sleep(0.05)
+    finally:
+        assert stage.server.apply(definition).is_success
+    for _ in range(2):
+        with pytest.raises(errors.TerminalError, match=r"engine.*must be given where kind is sglang"):
+            await stage.once()
+    assert (stage.ready()["status"], stage.ready()["reason"]) == ("False", "Invalid")
+    assert "must be given where kind is sglang" in stage.ready()["message"]
+    assert stage.condition("Progressing") and stage.deployment()["status"]["observedGeneration"] == 2
+    assert set(stage.pods()) == {"m-0"} and len(stage.notes("Invalid")) == 1
 
 
 DEPLOYMENTS = [each for each in support.valid() if each["kind"] == "ModelDeployment"]
