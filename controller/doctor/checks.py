@@ -57,7 +57,8 @@ def definitions(sight: Sight) -> Iterator[Finding]:
         conditions = {each["type"]: each["status"] for each in found.get("status", {}).get("conditions", ())}
         if conditions.get("Established") != "True":
             wrong = True
-            yield Finding("definitions", Level.ERROR, f"{full} is not served", f"kubectl describe crd {full}")
+            mend = f"kubectl describe crd {full} says who has its names; {_APPLY}"
+            yield Finding("definitions", Level.ERROR, f"{full} is not served", mend)
         elif _schemas(found) != _schemas(wanted):
             wrong = True
             yield Finding("definitions", Level.WARNING, f"{full} is of another version than this command", _APPLY)
@@ -76,8 +77,15 @@ def accelerators(sight: Sight) -> Iterator[Finding]:
         return
     ready = [each for each in sight.nodes if _ready(each)]
     if len(ready) < len(sight.nodes):
-        missing = ", ".join(name(each) for each in sight.nodes if not _ready(each))
-        yield Finding("nodes", Level.WARNING, f"not ready or cordoned: {missing}", "kubectl describe nodes")
+        cordoned = [name(each) for each in sight.nodes if each.get("spec", {}).get("unschedulable")]
+        if cordoned:
+            message = f"cordoned: {', '.join(cordoned)}"
+            yield Finding("nodes", Level.WARNING, message, f"kubectl uncordon {' '.join(cordoned)}")
+        missing = [name(each) for each in sight.nodes if not _ready(each) and name(each) not in cordoned]
+        if missing:
+            message = f"not ready: {', '.join(missing)}"
+            mend = f"kubectl describe node {' '.join(missing)} (its kubelet or network; on the node: systemctl restart kubelet)"
+            yield Finding("nodes", Level.WARNING, message, mend)
     if not ready:
         yield Finding("nodes", Level.ERROR, "no node takes Pods", "kubectl get nodes")
     devices = sorted({resource for each in ready for resource in _devices(each)})
@@ -133,13 +141,33 @@ def kuberay(sight: Sight) -> Iterator[Finding]:
     needs = [name(each) for each in sight.models or () if _needs_ray(each)]
     missing = sorted(_KUBERAY - sight.other_definitions)
     if not missing:
-        yield Finding("kuberay", Level.OK, "KubeRay's definitions are there")
+        yield _ray_operator(sight, needs)
     elif needs:
         message = f"{', '.join(missing)} not there, and {', '.join(needs)} needs KubeRay"
         yield Finding("kuberay", Level.ERROR, message, _KUBERAY_INSTALL)
     else:
         message = "KubeRay is not there: no model spans nodes or is hosted by Ray Serve, so nothing needs it"
         yield Finding("kuberay", Level.OK, message, _KUBERAY_INSTALL)
+
+
+def _ray_operator(sight: Sight, needs: Sequence[str]) -> Finding:
+    """Whether KubeRay's operator runs, once its definitions are there."""
+    if sight.kuberay is None:
+        return _unseen("kuberay", "deployments of other namespaces", "list deployments -A")
+    if not sight.kuberay:
+        who = f", and {', '.join(needs)} waits for it" if needs else ""
+        message = f"KubeRay's definitions are there, but no Deployment of its operator (app.kubernetes.io/name){who}"
+        return Finding("kuberay", Level.WARNING if needs else Level.OK, message, _KUBERAY_INSTALL)
+    ready = [each for each in sight.kuberay if each.get("status", {}).get("readyReplicas", 0)]
+    if ready:
+        return Finding("kuberay", Level.OK, f"KubeRay's operator runs in {ready[0]['metadata']['namespace']}")
+    found = sight.kuberay[0]
+    namespace = found["metadata"]["namespace"]
+    message = f"KubeRay's operator in {namespace} has no Pod that is ready"
+    mend = f"kubectl -n {namespace} rollout restart deployment {name(found)}"
+    if not found["spec"].get("replicas", 1):
+        mend = f"kubectl -n {namespace} scale deployment {name(found)} --replicas=1"
+    return Finding("kuberay", Level.ERROR if needs else Level.WARNING, message, mend)
 
 
 def _needs_ray(model: Object) -> bool:
@@ -155,13 +183,18 @@ def storage(sight: Sight) -> Iterator[Finding]:
     default = [name(each) for each in sight.storage_classes if _default(each)]
     pending = [each for each in sight.claims or () if each.get("status", {}).get("phase") == "Pending"]
     for each in pending:
-        wanted = each["spec"].get("storageClassName") or "the default class"
-        message = f"volume claim {name(each)} is not bound (it asks for {wanted})"
+        wanted = each["spec"].get("storageClassName")
+        message = f"volume claim {name(each)} is not bound (it asks for {wanted or 'the default class'})"
         mend = f"kubectl -n {sight.namespace} describe pvc {name(each)}"
+        there = {name(known) for known in sight.storage_classes}
+        if there and (wanted not in there if wanted else not default):
+            objects = f"pvc/{name(each)} statefulset/{name(each).removeprefix('data-').rpartition('-')[0]}"
+            upgrade = f"helm upgrade ... --set redis.bundled.storage.className={'|'.join(sorted(there))}"
+            mend = f"kubectl -n {sight.namespace} delete {objects}; {upgrade}"
         yield Finding("storage", Level.ERROR, message, mend)
     if default:
         yield Finding("storage", Level.OK, f"default StorageClass {default[0]}")
-    elif pending or not sight.claims:
+    elif not sight.claims:
         names = ", ".join(name(each) for each in sight.storage_classes) or "none"
         mend = "helm upgrade ... --set redis.bundled.storage.className=CLASS, or mark a class as the default"
         yield Finding("storage", Level.WARNING, f"no default StorageClass; there are: {names}", mend)

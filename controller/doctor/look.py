@@ -22,6 +22,8 @@ Object = dict[str, Any]
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 LABEL = "app.kubernetes.io/part-of=penstock"
+# As KubeRay's own chart and its kustomization label the operator.
+_KUBERAY = "app.kubernetes.io/name in (kuberay-operator, kuberay)"
 _ADMIN_PORT = 8081
 _TIMEOUT_S = 20.0
 
@@ -71,7 +73,7 @@ class Looker:
         version = await self._version()
         (
             definitions, nodes, profiles, models, workers, classes, autoscalers,
-            deployments, stateful, pods, claims, leases, secrets,
+            deployments, stateful, pods, claims, leases, secrets, kuberay,
         ) = await asyncio.gather(
             self._list(DEFINITIONS),
             self._list("/api/v1/nodes"),
@@ -86,6 +88,7 @@ class Looker:
             self._list(f"/api/v1{inside}/persistentvolumeclaims", "app.kubernetes.io/component=redis"),
             self._list(f"/apis/coordination.k8s.io/v1{inside}/leases"),
             self._list(f"/api/v1{inside}/secrets"),
+            self._list("/apis/apps/v1/deployments", _KUBERAY),
         )  # fmt: skip
         workloads = None if deployments is None or stateful is None else [*deployments, *stateful]
         wanted = {each["metadata"]["name"]: each for each in map(_definition, crds.KINDS)}
@@ -109,7 +112,9 @@ class Looker:
             pods=pods,
             claims=claims,
             leases=None if leases is None else [each for each in leases if "penstock" in each["metadata"]["name"]],
-            secrets=None if secrets is None else frozenset(each["metadata"]["name"] for each in secrets),
+            secrets=None if secrets is None else frozenset(map(sight.name, secrets)),
+            kept_secrets=frozenset(sight.name(each) for each in secrets or () if _of_chart(each)),
+            kuberay=kuberay,
             gateways=await self._gateways(pods or ()),
         )
 
@@ -191,6 +196,11 @@ class Looker:
         path = f"/api/v1/namespaces/{self._namespace}/pods/{pod}:{_ADMIN_PORT}/proxy/debug/state"
         status, found = await self._reader.ask(path)
         return sight.Gateway(pod, status == 200, tuple(found.get("degraded", ())))
+
+
+def _of_chart(found: Object) -> bool:
+    key, _, value = LABEL.partition("=")
+    return found["metadata"].get("labels", {}).get(key) == value  # type: ignore[no-any-return]
 
 
 def _ready(pod: Object) -> bool:

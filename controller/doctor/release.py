@@ -5,13 +5,9 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 
+from controller.doctor import pods
 from controller.doctor.sight import Finding, Level, Object, Sight, component, name
 
-# Containers that wait for one of these wait for somebody to mend it.
-_BLOCKED = frozenset({
-    "ErrImagePull", "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName", "CrashLoopBackOff",
-    "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
-})  # fmt: skip
 # Of a long list, as many are told.
 _SHOWN = 5
 _NEEDED = ("gateway", "controller", "operator")
@@ -27,7 +23,7 @@ def rights(sight: Sight) -> Iterator[Finding]:
         shown = [each.shown for each in denied if each.namespace == place]
         more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
         message = f"the operator may not {', '.join(shown[:_SHOWN])}{more}" + (f" in {place}" if place else "")
-        mend = "helm upgrade RELEASE helm/penstock --reset-then-reuse-values (makes its roles and bindings anew)"
+        mend = f"{_upgrade(sight)} (makes its roles and bindings anew)"
         yield Finding("rights", Level.ERROR, message, mend)
     if unknown:
         message = "what the operator may do cannot be seen"
@@ -47,23 +43,27 @@ def workloads(sight: Sight) -> Iterator[Finding]:
         message = f"Penstock is not installed in namespace {sight.namespace}"
         mend = f"helm install penstock helm/penstock -n {sight.namespace} --create-namespace (or give -n NAMESPACE)"
         yield Finding("release", Level.ERROR, message, mend)
+        yield from _left(sight)
         return
     for missing in (each for each in _NEEDED if each not in present):
-        level = Level.WARNING if missing == "operator" else Level.ERROR
-        yield Finding(
-            "release", level, f"there is no {missing}", "helm upgrade ...: it may be switched off in the values"
-        )
+        level, switch = (Level.WARNING, " --set operator.enabled=true") if missing == "operator" else (Level.ERROR, "")
+        yield Finding("release", level, f"there is no {missing}", _upgrade(sight) + switch)
     for each in sight.workloads:
         wanted, ready = each["spec"].get("replicas", 1), each.get("status", {}).get("readyReplicas", 0)
         shown = f"{component(each)}: {ready} of {wanted} ready"
-        reasons = sorted({reason for pod in _pods(sight, component(each)) if (reason := problem(pod))})
+        if not wanted:
+            kind, number = ("statefulset", 1) if component(each) == "redis" else ("deployment", 2)
+            mend = f"kubectl -n {sight.namespace} scale {kind} {name(each)} --replicas={number}"
+            yield Finding("release", Level.ERROR, f"{component(each)}: scaled to 0", mend)
+            continue
+        problems = [found for pod in _pods(sight, component(each)) if (found := pods.problem(pod))]
+        reasons = sorted({found.shown for found in problems})
         # A roll-out that does not get on leaves the old Pods ready: as many as are wanted, and one that is not.
         if ready >= wanted and not reasons:
             yield Finding("release", Level.OK, shown)
             continue
-        level = Level.ERROR if ready == 0 < wanted else Level.WARNING
-        selector = f"app.kubernetes.io/component={component(each)}"
-        mend = f"kubectl -n {sight.namespace} describe pods -l {selector}"
+        level = Level.WARNING if ready else Level.ERROR
+        mend = pods.mend_component(each, problems[0] if problems else None)
         yield Finding("release", level, f"{shown}: {'; '.join(reasons) or 'no Pod says why'}", mend)
 
 
@@ -71,23 +71,25 @@ def _pods(sight: Sight, which: str) -> list[Object]:
     return [each for each in sight.pods or () if component(each) == which]
 
 
-def problem(pod: Object) -> str:
-    """What keeps a Pod from being ready, in Kubernetes' words; empty where nothing is said."""
-    status = pod.get("status", {})
-    for each in status.get("conditions", ()):
-        if each["type"] == "PodScheduled" and each["status"] == "False":
-            return f"{each.get('reason', 'Unschedulable')}: {each.get('message', '')}".rstrip(": ")
-    for each in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        state, last = each.get("state", {}), each.get("lastState", {}).get("terminated", {})
-        waiting, ended = state.get("waiting", {}), state.get("terminated", {})
-        if ended.get("exitCode"):
-            return f"ended with exit status {ended['exitCode']}: {ended.get('reason', '')}".rstrip(": ")
-        if waiting.get("reason") in _BLOCKED:
-            code = f", exit status {last['exitCode']}" if "exitCode" in last else ""
-            return f"{waiting['reason']}{code}: {waiting.get('message', '')}".rstrip(": ")
-        if "running" in state and not each.get("ready") and last.get("exitCode"):
-            return f"restarted {each.get('restartCount', 1)} times, the last time after exit status {last['exitCode']}"
-    return ""
+def _upgrade(sight: Sight) -> str:
+    """The same release and values, made anew."""
+    names = {pods.release(each) for each in sight.workloads or ()}
+    return pods.UPGRADE.format(release=min(names, default="RELEASE"), namespace=sight.namespace)
+
+
+def _left(sight: Sight) -> Iterator[Finding]:
+    """What an installation that is gone has left: the user's data, and workers that serve on with nobody to look after them."""
+    things = [f"pvc/{name(each)}" for each in sight.claims or ()]
+    things += [f"secret/{each}" for each in sorted(sight.kept_secrets)]
+    if things:
+        message = f"left by an installation, and taken up again by the next of its name: {', '.join(things)}"
+        yield Finding("left", Level.WARNING, message, f"kubectl -n {sight.namespace} delete {' '.join(things)}")
+    if sight.models:
+        shown = ", ".join(f"{each['metadata']['namespace']}/{name(each)}" for each in sight.models[:_SHOWN])
+        more = f", and {len(sight.models) - _SHOWN} more" if len(sight.models) > _SHOWN else ""
+        workers = f"their {len(sight.workers or ())} Pods"
+        message = f"no operator looks after the ModelDeployments {shown}{more}; {workers} stay as they are"
+        yield Finding("left", Level.WARNING, message, "kubectl delete md --all -A --wait=false")
 
 
 def operator_lease(sight: Sight) -> Iterator[Finding]:
@@ -98,7 +100,10 @@ def operator_lease(sight: Sight) -> Iterator[Finding]:
         return
     if not any(component(each) == "operator" for each in sight.workloads or ()):
         return
-    mend = f"kubectl -n {sight.namespace} logs -l app.kubernetes.io/component=operator --tail 50"
+    selector = "app.kubernetes.io/component=operator"
+    mend = (
+        f"kubectl -n {sight.namespace} rollout restart deployment -l {selector} (its log says why: logs -l {selector})"
+    )
     if not sight.leases:
         yield Finding("operator", Level.ERROR, "no operator has ever led", mend)
     for lease in sight.leases:
@@ -130,7 +135,12 @@ def redis(sight: Sight) -> Iterator[Finding]:
             yield Finding("redis", Level.ERROR, message, mend)
     lost = [each.pod for each in sight.gateways if any("registry-lost" in line for line in each.degraded)]
     if lost:
-        mend = f"kubectl -n {sight.namespace} get pods,pvc -l app.kubernetes.io/component=redis"
+        mend = f"kubectl -n {sight.namespace} rollout restart statefulset -l app.kubernetes.io/component=redis"
+        if any(not each["spec"].get("replicas", 1) for each in bundled):
+            mend = f"kubectl -n {sight.namespace} scale statefulset {name(bundled[0])} --replicas=1"
+        elif not bundled:
+            secret = min(_secrets(sight), default="SECRET")
+            mend = f"kubectl -n {sight.namespace} get secret {secret} -o jsonpath={{.data.url}} | base64 -d: is this the Redis?"
         yield Finding(
             "redis", Level.ERROR, f"{', '.join(lost)} {'does' if len(lost) == 1 else 'do'} not reach Redis", mend
         )
@@ -175,27 +185,49 @@ def models(sight: Sight) -> Iterator[Finding]:
     if sight.models is None:
         yield Finding("models", Level.UNKNOWN, "ModelDeployments cannot be seen", "kubectl auth can-i list md")
         return
+    told: set[tuple[str, str]] = set()
     for each in sight.models:
-        namespace = each["metadata"]["namespace"]
-        shown = f"{namespace}/{name(each)}"
-        mend = f"kubectl -n {namespace} describe md {name(each)}"
-        conditions = {item["type"]: item for item in each.get("status", {}).get("conditions", ())}
-        ready = conditions.get("Ready")
-        if ready is None or each["status"].get("observedGeneration", 0) < each["metadata"].get("generation", 0):
-            yield Finding("models", Level.WARNING, f"{shown}: no operator has looked at it", mend)
-        elif ready["status"] == "True":
-            yield Finding("models", Level.OK, f"{shown}: {ready['message']}")
-        else:
-            yield Finding("models", Level.WARNING, f"{shown}: {ready['reason']}: {ready['message']}", mend)
-        for kind in ("UpToDate", "Routed", "Published"):
-            said = conditions.get(kind)
-            if said is not None and said["status"] == "False":
-                cause, _, step = said["message"].partition(" -> ")
-                yield Finding("models", Level.WARNING, f"{shown}: {said['reason']}: {cause}", step or mend)
+        for found in _model(each):
+            yield found
+            if found.level is not Level.OK:
+                told.add((each["metadata"]["namespace"], name(each)))
     for each in sight.workers or ():
-        if reason := problem(each):
-            namespace = each["metadata"]["namespace"]
-            mend = f"kubectl -n {namespace} describe pod {name(each)}"
-            yield Finding("models", Level.WARNING, f"worker {namespace}/{name(each)}: {reason}", mend)
+        about = each["metadata"]
+        owner = (about["namespace"], about.get("labels", {}).get("penstock.dev/deployment", ""))
+        # What its deployment says need not be said twice.
+        if owner not in told and (problem := pods.problem(each)):
+            message = f"worker {about['namespace']}/{name(each)}: {problem.shown}"
+            yield Finding("models", Level.WARNING, message, pods.mend_worker(each, problem))
     if not sight.models:
         yield Finding("models", Level.OK, "no model is asked for yet", "kubectl apply -f MODELDEPLOYMENT.yaml")
+
+
+# Conditions of a model besides Ready, and the reasons of them that are a fault.
+_CONDITIONS = ("Progressing", "UpToDate", "Routed", "Published")
+_MOVING = frozenset({"RolloutBlocked"})
+
+
+def _model(found: Object) -> Iterator[Finding]:
+    """What the conditions of one say."""
+    namespace = found["metadata"]["namespace"]
+    shown = f"{namespace}/{name(found)}"
+    look = f"kubectl -n {namespace} describe md {name(found)}"
+    conditions = {item["type"]: item for item in found.get("status", {}).get("conditions", ())}
+    ready = conditions.get("Ready")
+    if ready is None or found["status"].get("observedGeneration", 0) < found["metadata"].get("generation", 0):
+        yield Finding("models", Level.WARNING, f"{shown}: no operator has looked at it", look)
+        return
+    if ready["status"] == "True":
+        yield Finding("models", Level.OK, f"{shown}: {ready['message']}")
+    wrong = [] if ready["status"] == "True" else [ready]
+    # Workers that keep the model from being ready are told of once, not as a roll-out's too.
+    rest = _CONDITIONS[1:] if wrong else _CONDITIONS
+    wrong += [conditions[kind] for kind in rest if kind in conditions and _fault(conditions[kind])]
+    for each in wrong:
+        cause, _, step = each["message"].partition(" -> ")
+        mend = pods.mend_model(namespace, name(found), step) if step else look
+        yield Finding("models", Level.WARNING, f"{shown}: {each['reason']}: {cause}", mend)
+
+
+def _fault(condition: Object) -> bool:
+    return condition["status"] == "False" or condition["reason"] in _MOVING

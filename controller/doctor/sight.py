@@ -66,6 +66,8 @@ class Sight:
     wanted_definitions: Mapping[str, Object] = dataclasses.field(default_factory=dict)
     # Names of all other definitions of the cluster.
     other_definitions: frozenset[str] | None = None
+    # Deployments of KubeRay's operator, in every namespace.
+    kuberay: Sequence[Object] | None = None
     rights: Sequence[Right] = ()
     nodes: Sequence[Object] | None = None
     profiles: Sequence[Object] | None = None
@@ -80,6 +82,8 @@ class Sight:
     claims: Sequence[Object] | None = None
     leases: Sequence[Object] | None = None
     secrets: frozenset[str] | None = None
+    # Of them, those with the chart's label: what Helm was told to keep is still there after an uninstall.
+    kept_secrets: frozenset[str] = frozenset()
     gateways: Sequence[Gateway] = ()
 
 

@@ -27,11 +27,16 @@ _CONTAINER = {
 _UNSCHEDULABLE = "add nodes, or change accelerators, resources or placement of the deployment"
 
 
+def step(reason: str, pod: str) -> str:
+    """What to do about a Pod for this reason of Kubernetes'; empty where it passes by itself."""
+    return _UNSCHEDULABLE if reason == "Unschedulable" else _CONTAINER.get(reason, "").format(pod=pod)
+
+
 def of_container(pod: str, reason: str, message: str) -> str:
     """A container that waits: cause and next step; empty where the reason is no problem."""
     if reason not in _CONTAINER:
         return ""
-    return _joined(reason, message, _CONTAINER[reason].format(pod=pod))
+    return _joined(reason, message, step(reason, pod))
 
 
 def of_engine_end(pod: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import yaml
 
-from controller.doctor import release
+from controller.doctor import pods as states
 from tests.cluster import binaries, tools
 from tests.cluster.node import image, layers, session, storage
 from tests.e2e.cluster import installed
@@ -135,7 +135,7 @@ def no_room(walk: Walk) -> None:
 def blocked(walk: Walk, model: str) -> bool:
     """Whether a worker of the model waits for somebody to mend it."""
     pods = walk.kube.get("pods", "-l", f"penstock.dev/deployment={model}")
-    return any(release.problem(each) for each in pods)
+    return any(states.problem(each) for each in pods)
 
 
 def no_image(walk: Walk) -> None:

@@ -35,7 +35,11 @@ def workload(component: str, wanted: int = 2, ready: int = 2, **spec: Any) -> Ob
     env = [{"name": "URL", "valueFrom": {"secretKeyRef": {"name": "penstock-redis", "key": "url"}}}]
     pod = {"containers": [{"name": component, "env": env}], "serviceAccountName": f"penstock-{component}"}
     return {
-        "metadata": {"name": f"penstock-{component}", "labels": {"app.kubernetes.io/component": component}},
+        "metadata": {
+            "name": f"penstock-{component}",
+            "namespace": "penstock",
+            "labels": {"app.kubernetes.io/component": component, "app.kubernetes.io/instance": "pen"},
+        },
         "spec": {"replicas": wanted, "template": {"spec": pod}, **spec},
         "status": {"readyReplicas": ready},
     }
@@ -87,6 +91,20 @@ def told(kind: str, reason: str, message: str) -> Object:
     return found | {"status": found["status"] | {"conditions": conditions}}
 
 
+def blocked(kind: str, status: str, reason: str) -> Object:
+    """A ModelDeployment with a condition that gives a step."""
+    found = model()
+    said = {"type": kind, "status": status, "reason": reason, "message": "0 of 1: no GPU -> add nodes"}
+    before = [each for each in found["status"]["conditions"] if each["type"] != kind]
+    return found | {"status": found["status"] | {"conditions": [*before, said]}}
+
+
+def ray_operator(replicas: int = 1, ready: int = 0) -> Object:
+    """KubeRay's Deployment."""
+    about = {"name": "kuberay", "namespace": "ray"}
+    return {"metadata": about, "spec": {"replicas": replicas}, "status": {"readyReplicas": ready}}
+
+
 def accelerator(**selector: str) -> Object:
     """An AcceleratorProfile of NVIDIA GPUs."""
     return {"metadata": {"name": "h100"}, "spec": {"resourceName": "nvidia.com/gpu", "nodeSelector": selector}}
@@ -100,6 +118,7 @@ WELL = Sight(
     definitions={"x": definition("x")},
     wanted_definitions={"x": definition("x")},
     other_definitions=frozenset({"rayclusters.ray.io", "rayservices.ray.io"}),
+    kuberay=[ray_operator(ready=1)],
     rights=(Right("list", "", "pods", "", True), Right("update", "coordination.k8s.io", "leases", "penstock", True)),
     nodes=[node()],
     profiles=[],
@@ -133,6 +152,9 @@ def test_a_cluster_that_lacks_nothing() -> None:
     }  # fmt: skip
 
 
+WAITING = pod("", containerStatuses=waiting("ErrImagePull", "no")) | {
+    "metadata": {"name": "m-2", "namespace": "models", "labels": {"penstock.dev/deployment": "m"}}
+}
 RAY = {"hosting": "RayServe"}
 GPU = {"accelerators": [{"profile": "h100"}]}
 
@@ -146,17 +168,21 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ({"definitions": {"x": definition("x", "old")}}, "warning", "x is of another version", "--force-conflicts"),
         (
             {"rights": (Right("delete", "", "pods", "", False),)},
-            "error", "the operator may not delete pods", "helm upgrade RELEASE",
+            "error", "the operator may not delete pods", "helm upgrade pen helm/penstock -n penstock",
         ),
         (
             {"rights": (Right("update", "coordination.k8s.io", "leases", "penstock", False),)},
-            "error", "may not update leases.coordination.k8s.io in penstock", "helm upgrade RELEASE",
+            "error", "may not update leases.coordination.k8s.io in penstock", "helm upgrade pen helm/penstock -n penstock",
         ),
         (
             {"rights": tuple(Right("list", "", f"r{number}", "", False) for number in range(9))},
-            "error", "list r0, list r1, list r2, list r3, list r4, and 4 more", "helm upgrade RELEASE",
+            "error", "list r0, list r1, list r2, list r3, list r4, and 4 more", "helm upgrade pen helm/penstock -n penstock",
         ),
-        ({"nodes": [node(), node("n1", "False")]}, "warning", "not ready or cordoned: n1", "describe nodes"),
+        ({"nodes": [node(), node("n1", "False")]}, "warning", "not ready: n1", "describe node n1"),
+        (
+            {"nodes": [node(), node("n1") | {"spec": {"unschedulable": True}}]},
+            "warning", "cordoned: n1", "kubectl uncordon n1",
+        ),
         ({"nodes": []}, "error", "no node takes Pods", "get nodes"),
         ({"profiles": [accelerator()]}, "warning", "its nodes have no nvidia.com/gpu: the device plugin", "nvdp"),
         ({"profiles": [accelerator(gpu="h100")]}, "warning", "h100: no node has gpu=h100", "get nodes -l gpu=h100"),
@@ -165,12 +191,30 @@ GPU = {"accelerators": [{"profile": "h100"}]}
             {"models": [model(**RAY)], "other_definitions": frozenset()},
             "error", "rayclusters.ray.io, rayservices.ray.io not there, and m needs KubeRay", "kuberay-operator",
         ),
+        ({"models": [model(**RAY)], "kuberay": []}, "warning", "no Deployment of its operator", "helm install kuberay"),
+        (
+            {"models": [model(**RAY)], "kuberay": [ray_operator(ready=0)]},
+            "error", "KubeRay's operator in ray has no Pod that is ready", "-n ray rollout restart deployment kuberay",
+        ),
+        (
+            {"kuberay": [ray_operator(replicas=0)]},
+            "warning", "KubeRay's operator in ray has no Pod", "-n ray scale deployment kuberay --replicas=1",
+        ),
         ({"storage_classes": [], "claims": []}, "warning", "no default StorageClass; there are: none", "className"),
         (
             {"claims": [{"metadata": {"name": "data"}, "spec": {}, "status": {"phase": "Pending"}}]},
             "error", "volume claim data is not bound (it asks for the default class)", "describe pvc data",
         ),
-        ({"workloads": [], "gateways": ()}, "error", "not installed in namespace penstock", "helm install"),
+        (
+            {
+                "storage_classes": [{"metadata": {"name": "slow"}}],
+                "claims": [{
+                    "metadata": {"name": "data-pen-redis-0"}, "spec": {"storageClassName": "fast"}, "status": {"phase": "Pending"}
+                }],
+            },
+            "error", "it asks for fast", "delete pvc/data-pen-redis-0 statefulset/pen-redis; helm upgrade",
+        ),
+        ({"workloads": [], "gateways": (), "claims": [], "models": []}, "error", "not installed in namespace penstock", "helm install"),
         (
             {"workloads": [each for each in WELL.workloads or () if "operator" not in each["metadata"]["name"]]},
             "warning", "there is no operator", "helm upgrade",
@@ -180,7 +224,7 @@ GPU = {"accelerators": [{"profile": "h100"}]}
                 "workloads": [*(WELL.workloads or ())[1:], workload("gateway", 2, 0)],
                 "pods": [pod("gateway", containerStatuses=waiting("ImagePullBackOff", "not found"))],
             },
-            "error", "gateway: 0 of 2 ready: ImagePullBackOff: not found", "app.kubernetes.io/component=gateway",
+            "error", "gateway: 0 of 2 ready: ImagePullBackOff: not found", "--reset-then-reuse-values --set gateway.image=IMAGE",
         ),
         (
             {
@@ -189,7 +233,7 @@ GPU = {"accelerators": [{"profile": "h100"}]}
                     pod("gateway", containerStatuses=waiting("CrashLoopBackOff", "back-off", terminated={"exitCode": 2}))
                 ],
             },
-            "warning", "gateway: 1 of 2 ready: CrashLoopBackOff, exit status 2: back-off", "describe pods",
+            "warning", "gateway: 1 of 2 ready: CrashLoopBackOff, exit status 2: back-off", "helm rollback pen -n penstock",
         ),
         (
             {
@@ -198,24 +242,24 @@ GPU = {"accelerators": [{"profile": "h100"}]}
                     {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
                 ])],
             },
-            "error", "Unschedulable: 0/1 nodes", "describe pods",
+            "error", "Unschedulable: 0/1 nodes", "--set gateway.resources.requests.cpu=LESS",
         ),
         (
             {"pods": [pod("gateway", containerStatuses=waiting("CrashLoopBackOff", "", terminated={"exitCode": 2}))]},
-            "warning", "gateway: 2 of 2 ready: CrashLoopBackOff, exit status 2", "describe pods",
+            "warning", "gateway: 2 of 2 ready: CrashLoopBackOff, exit status 2", "helm rollback pen",
         ),
         (
             {"pods": [pod("gateway", containerStatuses=[{"state": {"terminated": {"exitCode": 2, "reason": "Error"}}}])]},
-            "warning", "gateway: 2 of 2 ready: ended with exit status 2: Error", "describe pods",
+            "warning", "gateway: 2 of 2 ready: ended with exit status 2: Error", "helm rollback pen",
         ),
         (
             {"pods": [pod("gateway", containerStatuses=[{
                 "state": {"running": {}}, "ready": False, "restartCount": 3, "lastState": {"terminated": {"exitCode": 2}}
             }])]},
-            "warning", "gateway: 2 of 2 ready: restarted 3 times, the last time after exit status 2", "describe pods",
+            "warning", "gateway: 2 of 2 ready: restarted 3 times, the last time after exit status 2", "helm rollback pen",
         ),
-        ({"leases": []}, "error", "no operator has ever led", "logs"),
-        ({"leases": [lease("")]}, "error", "no operator leads", "logs"),
+        ({"leases": []}, "error", "no operator has ever led", "rollout restart deployment -l"),
+        ({"leases": [lease("")]}, "error", "no operator leads", "rollout restart"),
         ({"leases": [lease(age_s=60)]}, "error", "operator-a led, and has been silent for 60 s", "logs"),
         (
             {"workloads": [*(WELL.workloads or ())[:3], workload("redis", 1, 1)]},
@@ -224,7 +268,18 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ({"secrets": frozenset()}, "error", "Secret penstock-redis is not there", "create secret generic penstock-redis"),
         (
             {"gateways": (Gateway("gw-a", True, ("registry-lost: Redis does not answer", "sharing-lost: too")),)},
-            "error", "gw-a does not reach Redis", "get pods,pvc",
+            "error", "gw-a does not reach Redis", "rollout restart statefulset",
+        ),
+        (
+            {
+                "gateways": (Gateway("gw-a", True, ("registry-lost: Redis does not answer",)),),
+                "workloads": (WELL.workloads or ())[:3],
+            },
+            "error", "gw-a does not reach Redis", "get secret penstock-redis",
+        ),
+        (
+            {"workloads": [*(WELL.workloads or ())[:3], workload("redis", 0, 0, volumeClaimTemplates=[{}])]},
+            "error", "redis: scaled to 0", "-n penstock scale statefulset penstock-redis --replicas=1",
         ),
         (
             {"gateways": (Gateway("gw-a", True, ("endpoints-ejected: tiny-0",)),)},
@@ -248,6 +303,22 @@ GPU = {"accelerators": [{"profile": "h100"}]}
                 | {"metadata": {"name": "m-2", "namespace": "models"}}
             ]},
             "warning", "worker models/m-2: ErrImageNeverPull: not present", "-n models describe pod m-2",
+        ),
+        (
+            {"models": [blocked("Ready", "False", "WorkersBlocked")]},
+            "warning", "models/m: WorkersBlocked: 0 of 1: no GPU", "kubectl -n models edit md m: add nodes",
+        ),
+        (
+            {"models": [blocked("Progressing", "True", "RolloutBlocked")], "workers": [WAITING]},
+            "warning", "models/m: RolloutBlocked: 0 of 1: no GPU", "kubectl -n models edit md m: add nodes",
+        ),
+        (
+            {"workers": [WAITING]},
+            "warning", "worker models/m-2: ErrImagePull: no", "kubectl -n models edit md m: check the image's name",
+        ),
+        (
+            {"workers": [WAITING | {"status": {"containerStatuses": waiting("CrashLoopBackOff", "back-off")}}]},
+            "warning", "worker models/m-2: CrashLoopBackOff", "`kubectl -n models logs m-2 --previous",
         ),
         (
             {"metrics_api": False, "autoscalers": [{"metadata": {"name": "penstock-gateway"}}]},
@@ -285,6 +356,7 @@ def test_what_nothing_needs_is_no_fault(change: Object, said: str) -> None:
         "version",
         "definitions",
         "other_definitions",
+        "kuberay",
         "nodes",
         "storage_classes",
         "metrics_api",
@@ -298,3 +370,15 @@ def test_what_cannot_be_seen_is_unknown(name: str) -> None:
     blind = {name: None} | ({"gateways": ()} if name == "workloads" else {})
     found = unwell(dataclasses.replace(WELL, **blind))
     assert {each.level for each in found} == {Level.UNKNOWN}
+
+
+def test_what_an_installation_has_left() -> None:
+    """After an uninstall: the user's data and workers, each with what takes it away."""
+    left = dataclasses.replace(
+        WELL, workloads=[], gateways=(), leases=[], kept_secrets=frozenset({"penstock-redis"}), workers=[WAITING]
+    )
+    found = {each.check: each for each in unwell(left)}
+    said = [each.message for each in unwell(left) if each.check == "left"]
+    assert found["release"].level is Level.ERROR and len(said) == 2
+    assert "pvc/data, secret/penstock-redis" in said[0]
+    assert "no operator looks after the ModelDeployments models/m; their 1 Pods stay" in said[1]
