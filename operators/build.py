@@ -48,6 +48,11 @@ def security(user: int = _USER) -> Object:
     }
 
 
+def sealed(user: int = _USER) -> Object:
+    """The same for our own programs, which write nothing outside of volumes."""
+    return security(user) | {"readOnlyRootFilesystem": True}
+
+
 # Of a whole Pod: also for containers that others add, such as KubeRay. Volumes are the group's.
 POD_SECURITY: Object = {
     "runAsNonRoot": True,
@@ -152,7 +157,7 @@ def _simulated(
         "ports": [{"name": "http", "containerPort": engines.ENGINE_PORT}],
         "resources": resources(deployment, role, devices(parallel, profile)),
         **_probes(deployment),
-        "securityContext": security(deployment.spec.engine.run_as_user),
+        "securityContext": sealed(deployment.spec.engine.run_as_user),
     }
     return {"containers": [container]}
 
@@ -166,7 +171,7 @@ def _real(
 ) -> Object:
     """The engine's container, the agent's beside it, and the download before both."""
     model, engine = deployment.spec.model, deployment.spec.engine
-    files = sources.files(model, host.image, security())
+    files = sources.files(model, host.image, sealed())
     parallel, args = parallelism_of(deployment, role, profile)
     start = engines.STARTS[engine.kind](engines.Case(deployment, role, parallel, args, files.path))
     shared = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(_asked(deployment, role).shared_memory)}}
@@ -264,7 +269,7 @@ def agent(
         "ports": [{"name": "agent", "containerPort": AGENT_PORT}],
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
-        "securityContext": security() | {"readOnlyRootFilesystem": True},
+        "securityContext": sealed(),
     }
 
 

@@ -174,7 +174,7 @@ class KubeClient:
         kind: str = "application/json",
         params: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        content = None if document is None else orjson.dumps(document)
+        content = None if document is None else _written(document)
         late_s = self._clock.monotonic_s() + self._timeout_s
         while True:
             if method != "GET" and not self._may_write():
@@ -190,6 +190,28 @@ class KubeClient:
             if wait_s is None or self._clock.monotonic_s() + wait_s > late_s:
                 return answer
             await self._clock.sleep(wait_s)
+
+
+# As Go writes them within strings.
+_ESCAPED = {
+    b"<": b"\\u003c",
+    b">": b"\\u003e",
+    b"&": b"\\u0026",
+    "\u2028".encode(): b"\\u2028",
+    "\u2029".encode(): b"\\u2029",
+}
+
+
+def _written(document: Object) -> bytes:
+    """As the API server writes it itself: keys in order, no space, the same escapes.
+
+    It keeps the data of a ControllerRevision as the bytes that came, and takes its own writing of them for a change of what
+    cannot change: then nobody could patch the object, and a deletion that is to leave it behind would wait for ever.
+    """
+    written = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+    for plain, escaped in _ESCAPED.items():
+        written = written.replace(plain, escaped)
+    return written
 
 
 def _again_s(answer: httpx.Response) -> float | None:

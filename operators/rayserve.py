@@ -29,9 +29,6 @@ def document(
     """The RayService of a new worker. Raises `UnsupportedError`."""
     spec, meta = deployment.spec, deployment.metadata
     role = next(each for each in spec.roles if each.name == create.role)
-    parallel, _ = build.parallelism_of(deployment, role, profile)
-    if parallel.nodes > 1:
-        raise pods.UnsupportedError("a worker hosted by Ray Serve has one node -> hosting: Pods, which spans several")
     labels = pods.labels_of(deployment, create)
     pod = _pod(deployment, role, host, profile)
     worker = build.worker_spec(deployment, role, create) | {"host": "auto"}

@@ -52,10 +52,6 @@ def _made(
     parallel, _ = build.parallelism_of(deployment, role, profile)
     if parallel.nodes == 1:
         return sight.POD, build.pod(deployment, create, host, profile)
-    if deployment.spec.engine.kind != "vllm":
-        raise pods.UnsupportedError(
-            f"engine.kind {deployment.spec.engine.kind} is not hosted on several nodes -> parallelism.nodes: 1, or vllm"
-        )
     return sight.UNIT, _unit(deployment, create, host, profile, parallel.nodes)
 
 

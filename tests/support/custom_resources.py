@@ -180,6 +180,10 @@ _BY_MESSAGE: dict[str, Object] = {
         "engine.kind": "sim",
         "engine.image": None,
     },
+    "must be vllm where a worker spans nodes (parallelism.nodes above 1, of the deployment, a role or an accelerator)": {
+        "engine": {"kind": "sglang", "image": "x"},
+        "accelerators": [{"profile": "h100", "parallelism": {"tensor": 2, "nodes": 2}}],
+    },
     "must divide tensor x pipeline x data, so that each node holds as many accelerators": {"nodes": 3},
     "at least one of ttft, itl, e2e must be given": {"ttft": None, "itl": None, "e2e": None},
     "must be a number from 0.5 to 0.999, like 0.95": {"": 0.4},

@@ -15,6 +15,18 @@ class Routing(base.Part):
     profile: values.Label = Field("default", description="Routing profile")
 
 
+def _spread(it: Spec) -> bool:
+    """Whether some worker spans nodes: by the deployment's parallelism, a role's or an accelerator's."""
+    given = [it.parallelism, *(role.parallelism for role in it.roles)]
+    lists = [it.accelerators, *(role.accelerators for role in it.roles)]
+    given += [each.parallelism for accelerators in lists for each in accelerators]
+    return any(each is not None and each.nodes > 1 for each in given)
+
+
+_ALONE = "(!has({0}.parallelism) || {0}.parallelism.nodes == 1)"
+_EACH_ALONE = f"(!has({{0}}.accelerators) || {{0}}.accelerators.all(a, {_ALONE.format('a')}))"
+
+
 class Spec(base.Part):
     """What is wanted."""
 
@@ -49,6 +61,13 @@ class Spec(base.Part):
             lambda it: it.hosting != "RayServe" or it.engine.image is not None,
             "must be given where hosting is RayServe: an image with Ray and this package",
             ".engine.image",
+        ),
+        base.Rule(
+            f"self.engine.kind == 'vllm' || ({_ALONE.format('self')} && {_EACH_ALONE.format('self')} && "
+            f"self.roles.all(r, {_ALONE.format('r')} && {_EACH_ALONE.format('r')}))",
+            lambda it: it.engine.kind == "vllm" or not _spread(it),
+            "must be vllm where a worker spans nodes (parallelism.nodes above 1, of the deployment, a role or an accelerator)",
+            ".engine.kind",
         ),
     )
 

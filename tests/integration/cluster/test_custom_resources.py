@@ -63,6 +63,43 @@ def test_a_broken_rule_is_refused_by_name(server: api.Api, namespace: str, case:
     ), answer.text
 
 
+_TWO = {"tensor": 2, "nodes": 2}
+_HARDWARE = [{"profile": "h100", "parallelism": _TWO}]
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        {"parallelism": _TWO},
+        {"accelerators": _HARDWARE},
+        {"roles": [{"name": "unified", "parallelism": _TWO}]},
+        {"roles": [{"name": "unified", "accelerators": _HARDWARE}]},
+    ],
+    ids=["deployment", "accelerator", "role", "accelerator of a role"],
+)
+def test_only_vllm_spans_nodes(server: api.Api, namespace: str, spread: support.Object) -> None:
+    """Wherever a worker is given several nodes, server and type take vLLM and refuse another engine."""
+    for engine, taken in (
+        ({"kind": "vllm"}, True),
+        ({"kind": "sglang", "image": "x"}, False),
+        ({"kind": "sim"}, False),
+    ):
+        document = {
+            "apiVersion": "penstock.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": "m"},
+            "spec": {"model": {"name": "big", "source": {"path": "/models"}}, "engine": engine, **spread},
+        }
+        answer = server.create(document, namespace, dry_run=True)
+        assert answer.is_success is taken, answer.text
+        try:
+            support.TYPES["ModelDeployment"].written(document)
+        except pydantic.ValidationError as exc:
+            assert not taken and "where a worker spans nodes" in str(exc)
+        else:
+            assert taken
+
+
 @pytest.mark.parametrize(("rule", "old", "new"), CHANGES, ids=lambda each: getattr(each, "path", ""))
 def test_an_immutable_field_keeps_its_value(
     server: api.Api, namespace: str, rule: support.RuleAt, old: support.Object, new: support.Object

@@ -163,18 +163,17 @@ async def test_what_keeps_a_container_from_running_is_said_at_once(
     assert cause in said
 
 
-async def test_an_engine_that_cannot_be_started_is_said(stage: Stage) -> None:
-    """A deployment that makes no Pod says what it lacks."""
-    stage.create(
-        engine={"kind": "sglang", "image": "sglang:test"},
-        model={"name": "tiny", "source": {"path": "/models/tiny"}},
-        parallelism={"tensor": 2, "nodes": 2},
-    )
+async def test_a_worker_that_no_node_can_hold_is_said(stage: Stage) -> None:
+    """A deployment that makes no Pod says what it lacks, and what to change."""
+    spec = {"resourceName": "nvidia.com/gpu", "memory": "80Gi", "perNode": 1}
+    about = {"apiVersion": "penstock.dev/v1alpha1", "kind": "AcceleratorProfile", "metadata": {"name": "single"}}
+    assert stage.server.apply({**about, "spec": spec}, "").is_success
+    stage.create(accelerators=[{"profile": "single"}], parallelism={"tensor": 2})
     with pytest.raises(errors.TerminalError):
         await stage.once()
     assert stage.pods() == {}
     assert stage.ready()["reason"] == "Unsupported"
-    assert "sglang is not hosted on several nodes" in stage.ready()["message"]
+    assert "needs 2 accelerators on a node, and single has 1" in stage.ready()["message"]
 
 
 async def test_what_an_older_definition_took_is_said(stage: Stage) -> None:

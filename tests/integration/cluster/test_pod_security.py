@@ -55,6 +55,10 @@ async def test_workers_are_taken_by_restricted_namespaces(restricted: Stage, spe
     user = spec["engine"].get("runAsUser", 65_532)
     engine = next(each for each in pod["spec"]["containers"] if each["name"] in ("engine", "worker"))
     assert engine["securityContext"]["runAsUser"] == user
+    # Our own programs write nothing into their root; an engine's image is somebody else's.
+    ours = [each for each in pod["spec"]["containers"] if each["name"] != "engine"]
+    ours += pod["spec"].get("initContainers", ())
+    assert ours and all(each["securityContext"]["readOnlyRootFilesystem"] for each in ours)
 
 
 @pytest.mark.parametrize(

@@ -22,18 +22,14 @@ from tests.support import charts, custom_resources, releases
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 ROOT = pathlib.Path(__file__).parents[3]
 ACCOUNT = "system:serviceaccount:ops:pen-penstock-operator"
-# Verbs of things that none of the paths below walks; each with its reason.
-NOT_WALKED: frozenset[tuple[str, str, str]] = frozenset({
-    # Server-side apply of what is not there yet: the server asks for this right and writes down a patch.
+# Server-side apply of what is not there yet: the server asks for this right, and writes down a patch. That each is needed
+# is shown without it.
+CREATED_BY_PATCH: frozenset[tuple[str, str, str]] = frozenset({
     ("create", "", "services"),
     ("create", "policy", "poddisruptionbudgets"),
     ("create", "discovery.k8s.io", "endpointslices"),
     ("create", "inference.networking.k8s.io", "inferencepools"),
     ("create", "gateway.networking.k8s.io", "httproutes"),
-    # Of an installation whose endpoint picker is switched off: test_routes.py.
-    ("delete", "inference.networking.k8s.io", "inferencepools"),
-    # Of what a deployment left behind that was deleted without its dependents: test_operator.py.
-    ("patch", "apps", "controllerrevisions"),
 })  # fmt: skip
 PROFILE = {
     "apiVersion": "penstock.dev/v1alpha1",
@@ -43,6 +39,24 @@ PROFILE = {
 }
 
 
+_PICKER = {"name": "p", "port": {"number": 9002}}
+MADE: dict[str, tools.Object] = {
+    "services": {"apiVersion": "v1", "kind": "Service", "spec": {"ports": [{"port": 80}]}},
+    "poddisruptionbudgets": {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "spec": {"maxUnavailable": 1}},
+    "endpointslices": {
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": []
+    },
+    "inferencepools": {
+        "apiVersion": "inference.networking.k8s.io/v1",
+        "kind": "InferencePool",
+        "spec": {
+            "selector": {"matchLabels": {"a": "b"}}, "targetPorts": [{"number": 8000}], "endpointPickerRef": _PICKER
+        },
+    },
+    "httproutes": {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "spec": {}},
+}  # fmt: skip
+
+
 class Stage:
     """A cluster with the chart's roles, and operators that run with nothing else."""
 
@@ -50,7 +64,7 @@ class Stage:
         self.kube, self.log, self.url, self._folder = kube, log, url, folder
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def start(self, name: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, picker: str = "pen-penstock-gateway:9002") -> subprocess.Popen[bytes]:
         """An operator process whose only credential is a token of the chart's account."""
         config = yaml.safe_load(pathlib.Path(self.kube.env()["KUBECONFIG"]).read_text())
         token = self.kube.kubectl("create", "token", "pen-penstock-operator").strip()
@@ -64,7 +78,7 @@ class Stage:
             "PENSTOCK_OPERATOR_KUBECONFIG": str(file),
             "PENSTOCK_OPERATOR_REDIS_URL": self.url,
             "PENSTOCK_OPERATOR_WORKER_IMAGE": "penstock-worker-sim:test",
-            "PENSTOCK_OPERATOR_PICKER": "pen-penstock-gateway:9002",
+            "PENSTOCK_OPERATOR_PICKER": picker,
             "PENSTOCK_OPERATOR_LEASE__NAMESPACE": "ops",
             "PENSTOCK_OPERATOR_LEASE__DURATION_S": "2",
             "PENSTOCK_OPERATOR_LEASE__RENEW_S": "0.5",
@@ -97,6 +111,15 @@ class Stage:
     def holder(self) -> str:
         """Who leads."""
         return "".join(each["spec"].get("holderIdentity", "") for each in self.kube.get("lease"))
+
+    def may_apply(self, document: tools.Object) -> bool:
+        """Whether the server takes an object by server-side apply as the operator's account; nothing is stored."""
+        file = self._folder / "tried.yaml"
+        file.write_text(yaml.safe_dump(document | {"metadata": {"name": "tried", "namespace": "ops"}}))
+        flags = ("--server-side", "--dry-run=server", "--as", ACCOUNT, "-f", str(file))
+        ran = self.kube.run("kubectl", "apply", *flags)
+        assert ran.returncode == 0 or "forbidden" in ran.stderr, ran.stderr
+        return ran.returncode == 0
 
     def pods(self) -> dict[str, tools.Object]:
         """Workers by name."""
@@ -218,8 +241,10 @@ def walk(stage: Stage) -> None:
     stage.until("no worker is left", lambda: not stage.pods())
     roles(stage)
     units(stage)
+    orphans(stage)
     second.terminate()
     second.wait(30)
+    pickerless(stage)
 
 
 def roles(stage: Stage) -> None:
@@ -232,6 +257,39 @@ def roles(stage: Stage) -> None:
     stage.kube.apply(one)
     stage.until("one budget", lambda: len(stage.kube.get("pdb", "-l", "penstock.dev/deployment=r")) == 1)
     stage.kube.kubectl("delete", "md/r")
+
+
+def orphans(stage: Stage) -> None:
+    """What a deployment left that was deleted without its dependents belongs to the next of its name."""
+    kube = stage.kube
+    left = model(1, 1)
+    left["metadata"] = {"name": "o"}
+    # Whatever it is written with: the data of its revision stays as it is when its owner is taken out of it.
+    left["spec"]["engine"]["env"] = [{"name": "B", "value": "<&>\u2028é"}, {"name": "A", "value": "1"}]
+    kube.apply(left)
+    stage.until("its worker", lambda: "o-0" in stage.pods())
+    kube.kubectl("delete", "md/o", "--cascade=orphan")
+    kube.apply(left)
+
+    def adopted() -> bool:
+        uid = kube.get("md", "o")["metadata"]["uid"]
+        owned = [stage.pods()["o-0"], *kube.get("controllerrevisions", "-l", "penstock.dev/deployment=o")]
+        return len(owned) > 1 and all(
+            uid in [each["uid"] for each in found["metadata"].get("ownerReferences", ())] for found in owned
+        )
+
+    stage.until("worker and revision have an owner again", adopted)
+
+
+def pickerless(stage: Stage) -> None:
+    """An operator of an installation without an endpoint picker takes back the pools."""
+    stage.until("a pool is there", lambda: stage.kube.get("inferencepools"))
+    third = stage.start("operator-c", picker="")
+    stage.until("no pool is left", lambda: not stage.kube.get("inferencepools"))
+    stage.kube.kubectl("delete", "md/o")
+    stage.until("no worker is left", lambda: not stage.pods())
+    third.terminate()
+    third.wait(30)
 
 
 def units(stage: Stage) -> None:
@@ -307,7 +365,7 @@ def test_the_operator_has_the_rights_that_it_uses_and_no_others(stage: Stage) ->
     calls = list(stage.log.calls(ACCOUNT))
     denied = sorted({(each.verb, each.group, each.resource) for each in calls if not each.allowed})
     used = {(each.verb, each.group, each.resource) for each in calls if each.allowed}
-    unused = sorted(allowed() - used - NOT_WALKED)
+    unused = sorted(allowed() - used - CREATED_BY_PATCH)
     print(
         f"{len(calls)} calls, {len(used)} of {len(allowed())} rights used, {len(denied)} denied, {len(unused)} unused"
     )
@@ -330,3 +388,24 @@ def test_a_missing_right_is_seen(stage: Stage) -> None:
     stage.until("something is denied", lambda: any(not each.allowed for each in stage.log.calls(ACCOUNT)))
     denied = {(each.verb, each.resource) for each in stage.log.calls(ACCOUNT) if not each.allowed}
     assert denied == {("create", "events")}
+
+
+def test_what_is_made_by_server_side_apply_needs_the_right_to_create(stage: Stage) -> None:
+    """With the chart's roles the server takes each kind as the operator's account; without `create` it refuses just that."""
+    kube = stage.kube
+    role = kube.get("clusterrole", "pen-penstock-operator-ops")
+
+    def taken() -> set[tuple[str, str, str]]:
+        return {each for each in CREATED_BY_PATCH if stage.may_apply(MADE[each[2]])}
+
+    assert taken() == CREATED_BY_PATCH
+    kinds = {(group, resource) for _, group, resource in CREATED_BY_PATCH}
+    rules = []
+    for rule in role["rules"]:
+        for resource in rule["resources"]:
+            within = (rule["apiGroups"][0], resource) in kinds
+            verbs = [each for each in rule["verbs"] if not (within and each == "create")]
+            rules.append(rule | {"resources": [resource], "verbs": verbs})
+    about = {"apiVersion": role["apiVersion"], "kind": role["kind"], "metadata": {"name": role["metadata"]["name"]}}
+    kube.apply(about | {"rules": rules})
+    stage.until("none is taken", lambda: taken() == set())

@@ -58,22 +58,6 @@ def test_a_worker_of_two_nodes_is_one_ray_cluster() -> None:
     assert "readinessProbe" not in rank and "lifecycle" not in rank
 
 
-@pytest.mark.parametrize(
-    ("spec", "cause"),
-    [
-        ({"engine": {"kind": "sglang", "image": "x"}}, "sglang is not hosted on several nodes"),
-        (
-            {"hosting": "RayServe", "engine": {"kind": "sim", "image": "x"}},
-            "a worker hosted by Ray Serve has one node",
-        ),
-    ],
-)
-def test_what_is_not_hosted_is_said(spec: dict[str, Any], cause: str) -> None:
-    """The cause and what is possible."""
-    with pytest.raises(pods.UnsupportedError, match=cause):
-        units.document(deployment(**spec), CREATE, HOST, profile())
-
-
 def rank(name: str, kind: str, *, made: str = START, phase: str = "Running", **status: Any) -> dict[str, Any]:
     """A Pod of the unit."""
     labels = {pods.WORKER_LABEL: "m-0", "ray.io/node-type": kind, pods.DEPLOYMENT_LABEL: "m"}

@@ -1,0 +1,85 @@
+"""What keeps a Pod from being ready, and the command that mends it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from controller.doctor.sight import Object, component, name
+from operators import pods as workers
+from operators.policy import problems
+
+# What helm calls a change of some values of the release that is there.
+UPGRADE = "helm upgrade {release} helm/penstock -n {namespace} --reset-then-reuse-values"
+_PULLED = frozenset({"ErrImagePull", "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName"})
+_UNMADE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Kubernetes' word for it, and its own message."""
+
+    reason: str
+    message: str
+
+    @property
+    def shown(self) -> str:
+        """Both."""
+        return f"{self.reason}: {self.message}".rstrip(": ")
+
+
+def problem(pod: Object) -> Problem | None:
+    """What keeps a Pod from being ready; None where nothing is said."""
+    status = pod.get("status", {})
+    for each in status.get("conditions", ()):
+        if each["type"] == "PodScheduled" and each["status"] == "False":
+            return Problem(each.get("reason", "Unschedulable"), each.get("message", ""))
+    for each in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        state, last = each.get("state", {}), each.get("lastState", {}).get("terminated", {})
+        waiting, ended = state.get("waiting", {}), state.get("terminated", {})
+        if ended.get("exitCode"):
+            return Problem(f"ended with exit status {ended['exitCode']}", ended.get("reason", ""))
+        if problems.step(waiting.get("reason", ""), name(pod)):
+            code = f", exit status {last['exitCode']}" if "exitCode" in last else ""
+            return Problem(waiting["reason"] + code, waiting.get("message", ""))
+        if "running" in state and not each.get("ready") and last.get("exitCode"):
+            times, code = each.get("restartCount", 1), last["exitCode"]
+            return Problem(f"restarted {times} times, the last time after exit status {code}", "")
+    return None
+
+
+def mend_worker(pod: Object, found: Problem) -> str:
+    """What to do about a worker of a ModelDeployment: what the operator's condition says of it too."""
+    about = pod["metadata"]
+    namespace, deployment = about["namespace"], about.get("labels", {}).get(workers.DEPLOYMENT_LABEL)
+    step = problems.step(found.reason.partition(",")[0], name(pod))
+    if not step or not deployment:
+        return f"kubectl -n {namespace} describe pod {name(pod)}"
+    return mend_model(namespace, deployment, step)
+
+
+def mend_model(namespace: str, deployment: str, step: str) -> str:
+    """A step of a condition as something to type: its own command, or a change of the ModelDeployment."""
+    if "`" in step or step.startswith(("kubectl ", "helm ", "penstock ")):
+        return step.replace("`kubectl ", f"`kubectl -n {namespace} ")
+    return f"kubectl -n {namespace} edit md {deployment}: {step}"
+
+
+def mend_component(workload: Object, found: Problem | None) -> str:
+    """What to do about a Pod of the release itself."""
+    namespace, which = workload["metadata"]["namespace"], component(workload)
+    values = "redis.bundled" if which == "redis" else which
+    upgrade = UPGRADE.format(release=release(workload), namespace=namespace)
+    selector = f"app.kubernetes.io/component={which}"
+    if found is None or found.reason in _UNMADE:
+        return f"kubectl -n {namespace} describe pods -l {selector}"
+    if found.reason == "Unschedulable":
+        return f"{upgrade} --set {values}.resources.requests.cpu=LESS, or add nodes"
+    if found.reason in _PULLED:
+        return f"{upgrade} --set {values}.image=IMAGE, or with images.pullSecrets that may pull it"
+    why = f"kubectl -n {namespace} logs -l {selector} --tail 2 says why"
+    return f"{why}; helm rollback {release(workload)} -n {namespace} takes back what the last upgrade set"
+
+
+def release(workload: Object) -> str:
+    """Helm's name of the release that an object belongs to."""
+    return str(workload["metadata"].get("labels", {}).get("app.kubernetes.io/instance", "RELEASE"))
