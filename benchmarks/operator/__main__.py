@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
 import statistics
@@ -34,6 +35,16 @@ BESIDE = {
     "slices": f"/apis/discovery.k8s.io/v1/endpointslices?labelSelector={pods.DEPLOYMENT_LABEL}",
 }
 NAMESPACES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What was measured: s, MB of resident memory, calls a minute; `effect_s` from a change to its Pod, p95."""
+
+    listed_s: float
+    memory_mb: float
+    calls_per_min: float
+    effect_s: float
 
 
 def say(text: str) -> None:
@@ -137,7 +148,7 @@ def effects(server: api.Api, deployments: int, replicas: int, times: int) -> lis
     return sorted(found)
 
 
-def measure(server: api.Api, operator: OperatorProcess, arguments: argparse.Namespace) -> None:
+def measure(server: api.Api, operator: OperatorProcess, arguments: argparse.Namespace) -> Figures:
     """A new process over everything, its memory, its calls, and single changes."""
     wanted, replicas = arguments.deployments, arguments.replicas
     operator.stop()
@@ -162,15 +173,18 @@ def measure(server: api.Api, operator: OperatorProcess, arguments: argparse.Name
         f"steady state: {calls / minutes:.0f} API calls a minute (the Lease), {process_cpu / minutes:.1f} CPU-s a minute"
     )
     found = effects(server, wanted, replicas, arguments.changes)
+    late_s = found[int(len(found) * 0.95)]
     say(
         f"change to effect, {len(found)} changes: median {statistics.median(found) * 1e3:.0f} ms, "
-        f"p95 {found[int(len(found) * 0.95)] * 1e3:.0f} ms, most {found[-1] * 1e3:.0f} ms"
+        f"p95 {late_s * 1e3:.0f} ms, most {found[-1] * 1e3:.0f} ms"
     )
-    say(f"memory at the end: {process.memory_info().rss / 1e6:.0f} MB RSS")
+    memory_mb = process.memory_info().rss / 1e6
+    say(f"memory at the end: {memory_mb:.0f} MB RSS")
+    return Figures(took_s, memory_mb, calls / minutes, late_s)
 
 
-def run(arguments: argparse.Namespace, folder: pathlib.Path) -> None:
-    """The whole."""
+def run(arguments: argparse.Namespace, folder: pathlib.Path) -> Figures:
+    """The whole. Raises `binaries.Unavailable` where there is no Kubernetes."""
     extras = control_plane.Extras(controllers=True, fake_nodes=True)
     plane = control_plane.ControlPlane(binaries.find(os.environ), folder, extras)
     plane.start()
@@ -185,7 +199,7 @@ def run(arguments: argparse.Namespace, folder: pathlib.Path) -> None:
         operator.start()
         runner.run(register(redis.url, wanted, replicas))
         filled(server, operator, wanted, replicas)
-        measure(server, operator, arguments)
+        return measure(server, operator, arguments)
     finally:
         operator.stop()
         server.close()
@@ -194,16 +208,20 @@ def run(arguments: argparse.Namespace, folder: pathlib.Path) -> None:
         runner.close()
 
 
-def main() -> None:
-    """Entry point."""
+def parse(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.operator")
     parser.add_argument("--deployments", type=int, default=1000)
     parser.add_argument("--replicas", type=int, default=10)
     parser.add_argument("--changes", type=int, default=60)
     parser.add_argument("--steady-s", type=float, default=60.0)
-    arguments = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    """Entry point."""
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
-        run(arguments, pathlib.Path(folder))
+        run(parse(), pathlib.Path(folder))
 
 
 if __name__ == "__main__":

@@ -105,3 +105,21 @@ def test_helm_installs_and_removes_a_chart(kube: tools.Tools, tmp_path: pathlib.
     assert "deployed" in kube.helm("history", "demo")
     kube.helm("uninstall", "demo", "--wait")
     assert kube.get("deployment", "-l", "app.kubernetes.io/instance=demo") == []
+
+
+def test_etcd_and_api_server_are_ready_in_five_seconds(tmp_path: pathlib.Path) -> None:
+    """What ordinary tests need, from the cache: the best of three starts, since others use the machine too."""
+    took_s = []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        try:
+            made = control_plane.ControlPlane(binaries.find(os.environ), folder)
+        except binaries.Unavailable as exc:
+            pytest.skip(str(exc))
+        try:
+            made.start()
+            took_s.append(made.times_s["ready"])
+        finally:
+            made.stop()
+    assert min(took_s) < 5.0, took_s
