@@ -7,12 +7,13 @@ ENGINE ?= sim
 UP_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+IMAGES_ARGS ?=
 STAMP := $(VENV)/.installed
 BENCH_STAMP := .venv-bench/.installed
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	--no-annotate --python-version 3.11
 
-.PHONY: help setup up cluster cluster-node test test-cluster test-compiled test-long test-traces test-vllm check format generate lock bench vllm clean
+.PHONY: help setup up images cluster cluster-node test test-cluster test-compiled test-long test-traces test-vllm check format generate lock bench vllm clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -31,7 +32,7 @@ test: setup ## The tests (without the longest, and those that need real nodes, a
 	-@$(BIN)/python -m tests.cluster build
 	$(BIN)/python -m pytest -m "not vllm and not traces and not cluster and not long" $(PYTEST_ARGS)
 
-test-long: setup ## The longest: an hour's renewals without the API server, what the images hold (4 minutes)
+test-long: setup ## The longest: an hour's renewals without the API server, 250 deployments, what the images hold, their build where buildah is (9 minutes)
 	-@$(BIN)/python -m tests.cluster build
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
@@ -51,6 +52,9 @@ test-traces: setup ## Mooncake's trace on 8 workers and 2 gateways, with kills (
 test-compiled: setup ## The gateway's tests on its compiled hot path (needs a C compiler)
 	$(BIN)/python tools/compile_hotpath.py --strict
 	PENSTOCK_TEST_COMPILED=1 $(BIN)/python -m pytest tests/unit/router tests/property/router tests/integration/router $(PYTEST_ARGS)
+
+images: ## The images of the chart, by docker, podman or buildah (IMAGES_ARGS="--registry registry.example.com/ai --push")
+	$(PYTHON) tools/images.py $(IMAGES_ARGS)
 
 vllm: setup ## A vLLM engine for CPU in .venv-vllm (6.5 GB)
 	$(BIN)/python -m workers.vllm.install

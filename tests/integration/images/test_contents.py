@@ -183,6 +183,8 @@ def test_the_gateway_runs_compiled(roots: dict[str, containers.Root], tmp_path: 
         check=False,
     )
     assert compiled.returncode == 0, compiled.stderr
+    # The image's user is not the one that compiled.
+    assert all(each.stat().st_mode & 0o005 for each in (build / "build" / "compiled").iterdir())
     asked = "from penstock.runtime import compiled; assert compiled.activate(); import router.server.main; print(compiled.in_use())"
     ran = subprocess.run(
         [str(root.python), "-c", asked],

@@ -1,4 +1,4 @@
-"""What images/Dockerfile promises, read from its text: nothing here can build it."""
+"""What images/Dockerfile promises, read from its text."""
 
 from __future__ import annotations
 
@@ -39,12 +39,15 @@ def test_the_last_stage_is_small_and_not_root(name: str) -> None:
 def test_no_stage_breaks_the_rules() -> None:
     """No ADD, no secret in ENV or ARG, no latest tag, hashes with every pip, lists of apt removed."""
     stages = containers.stages()
+    default = next(text.removeprefix("BASE=") for word, text in containers.instructions() if word == "ARG")
     for name, body in stages.items():
         for word, text in body:
             assert word != "ADD", name
             assert not (word in ("ENV", "ARG") and _SECRET.search(text)), text
             if word == "FROM":
                 source = text.split()[0]
+                if source == "${BASE}":
+                    source = default
                 assert source in stages or (":" in source and not source.endswith(":latest")), text
             if "pip install" in text:
                 assert "--require-hashes" in text and "--only-binary :all:" in text, text
