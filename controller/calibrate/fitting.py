@@ -28,7 +28,7 @@ def job(found: measure.Measured, profile: dict[str, object], chunk_tokens: int) 
     # the engine, unless there are prompts that the frontend had to read and the engine had not.
     if not found.cached_known:
         del start["frontend_ms_per_token"]
-    return fit.Job(profile, points, start, frozenset({"c"}))
+    return fit.Job(profile, points, start, frozenset({"c"}), robust=True)
 
 
 def _start(found: measure.Measured) -> dict[str, float]:

@@ -25,6 +25,10 @@ _PROBE_TOKENS = 64
 _LEAST_COMMON = 12
 # A quick engine ends the first answers before it begins the last: longer answers, up to so many times.
 LONGER = 8
+# Rounds whose pace differs by more were measured on a server or a machine that did something else as well: then there are
+# more of them, up to so many times as were asked for, and the quickest are taken.
+STEADY = 0.1
+AGAIN = 3
 # Shorter prompts are computed in no time.
 _WORTH_CACHING = 128
 
@@ -72,11 +76,16 @@ class Decode:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measured:
-    """Everything found. `cached_known`: the server's usage tells cached tokens, so contexts could be measured."""
+    """Everything found. `cached_known`: the server's usage tells cached tokens, so contexts could be measured.
+
+    `rounds` were measured; the slowest of those that were taken had a pace of `spread` above the quickest's.
+    """
 
     prefills: tuple[Prefill, ...]
     decodes: tuple[Decode, ...]
     cached_known: bool
+    rounds: int = 1
+    spread: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -165,44 +174,60 @@ class _Client:
         return _Got(sent_s, found)
 
 
+Asked = tuple[str, int, int]
+"""Kind, and its two lengths."""
+Round = Mapping[Asked, Prefill | Decode]
+
+
 async def measure(plan: Plan, on_step: Callable[[int, int], None] = lambda done, of: None) -> Measured:
     """Measure; `on_step(done, of)` is called as it goes on. Raises CalibrateError."""
     client = _Client(plan)
     await client.probe()
-    colds = [(tokens, 0) for tokens in plan.prompt_tokens]
     smaller = sorted(plan.prompt_tokens)[: max(1, len(plan.prompt_tokens) // 2)]
-    behind = [(tokens, context) for context in plan.contexts for tokens in smaller]
-    batches = [(batch, tokens) for batch in plan.batches for tokens in plan.batch_prompts]
-    steps = plan.rounds * (len(colds) + len(behind) + len(batches))
-    done = 0
-    prefills: dict[tuple[int, int], list[Prefill]] = {}
-    decodes: dict[tuple[int, int], list[Decode]] = {}
-    cached_known = True
+    asked: list[Asked] = [("prefill", tokens, 0) for tokens in plan.prompt_tokens]
+    asked += [("prefill", tokens, context) for context in plan.contexts for tokens in smaller]
+    asked += [("decode", batch, tokens) for batch in plan.batches for tokens in plan.batch_prompts]
+    rounds: list[Round] = []
     # Round by round, so that a machine that changes its speed changes all points alike.
-    for _ in range(plan.rounds):
-        for tokens, context in (*colds, *behind):
-            prefill = await _prefill(client, tokens, context)
-            if prefill is None:
-                cached_known = False
-            else:
-                prefills.setdefault((tokens, context), []).append(prefill)
-            on_step(done := done + 1, steps)
-        for batch, tokens in batches:
-            decode = await _decode(client, batch, tokens, plan)
-            if decode is not None:
-                decodes.setdefault((batch, tokens), []).append(decode)
-            on_step(done := done + 1, steps)
+    while len(rounds) < plan.rounds or (len(rounds) < AGAIN * plan.rounds and steady(rounds, plan.rounds)[1] > STEADY):
+        done, of = len(rounds) * len(asked), max(len(rounds) + 1, plan.rounds) * len(asked)
+        found: dict[Asked, Prefill | Decode] = {}
+        for number, (kind, first, second) in enumerate(asked):
+            one = await (_prefill(client, first, second) if kind == "prefill" else _decode(client, first, second, plan))
+            if one is not None:
+                found[kind, first, second] = one
+            on_step(done + number + 1, of)
+        rounds.append(found)
+    taken, spread = steady(rounds, plan.rounds)
+    medians = [_median([each[key] for each in taken if key in each]) for key in asked if any(key in it for it in taken)]
     return Measured(
-        tuple(
-            Prefill(found[0].uncached_tokens, found[0].cached_tokens, statistics.median(x.measured_ms for x in found))
-            for found in prefills.values()
-        ),
-        tuple(
-            Decode(found[0].seqs, found[0].kv_tokens, statistics.median(x.measured_ms for x in found))
-            for found in decodes.values()
-        ),
-        cached_known,
+        tuple(each for each in medians if isinstance(each, Prefill)),
+        tuple(each for each in medians if isinstance(each, Decode)),
+        all(("prefill", tokens, context) in each for each in rounds for context in plan.contexts for tokens in smaller),
+        len(rounds),
+        spread,
     )
+
+
+def steady(rounds: Sequence[Round], wanted: int) -> tuple[Sequence[Round], float]:
+    """As many rounds as are wanted, the quickest of all, and how much slower the slowest of them was than the quickest.
+
+    A round's pace is the median, over what was asked, of its time over the best time of any round: others on the machine
+    make rounds slower, never quicker.
+    """
+    best: dict[Asked, float] = {}
+    for each in rounds:
+        for key, found in each.items():
+            best[key] = min(found.measured_ms, best.get(key, found.measured_ms))
+    paces = [
+        statistics.median([found.measured_ms / best[key] for key, found in each.items()] or [1.0]) for each in rounds
+    ]
+    order = sorted(range(len(rounds)), key=paces.__getitem__)[:wanted]
+    return [rounds[number] for number in order], paces[order[-1]] / paces[order[0]] - 1.0
+
+
+def _median(found: Sequence[Prefill | Decode]) -> Prefill | Decode:
+    return dataclasses.replace(found[0], measured_ms=statistics.median(each.measured_ms for each in found))
 
 
 async def _prefill(client: _Client, tokens: int, context: int) -> Prefill | None:

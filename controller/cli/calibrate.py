@@ -32,7 +32,11 @@ _MARGIN_TOKENS = 32
 @click.option("--max-batch", default=16, show_default=True, type=click.IntRange(1), help="Largest batch measured.")
 @click.option("--output-tokens", default=48, show_default=True, type=click.IntRange(16), help="Tokens per answer.")
 @click.option(
-    "--rounds", default=3, show_default=True, type=click.IntRange(1), help="Each point is a median of so many."
+    "--rounds",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Each point is a median of so many; of more, the quickest, where they differ.",
 )
 @click.option(
     "--pause", "pause_s", default=0.25, show_default=True, type=click.FloatRange(0),
@@ -134,6 +138,12 @@ def _show(found: measure.Measured, made: perf.EngineProfile) -> None:
     step = made.step
     if not found.cached_known:
         click.echo("usage has no cached_tokens: prompts behind a cached prefix could not be measured", err=True)
+    if found.spread > measure.STEADY:
+        click.echo(
+            f"the server or its machine was busy with something else: of {found.rounds} rounds the quickest that were taken "
+            f"differ by {found.spread:.0%}; calibrate again when it is idle",
+            err=True,
+        )
     click.echo(
         f"{made.name}: {made.fit.points} points, mean error {made.fit.error:.1%}; {made.fit.held_back} kept out of the fit, "
         f"{made.fit.held_back_error:.1%}. w0 {step.w0:g}, b {step.b:g}, s {step.s:g}, kappa {step.kappa:g}, q {step.q:g}, "

@@ -21,6 +21,9 @@ from penstock.perf import profiles, step_model
 _HOLD_BACK_EVERY = 5
 _NAMES = ("c", "w0", "b", "s", "kappa", "q")
 _FLOOR = 1e-12
+# Searches with weights of the residuals before; they settle within a few. Below such an error none is an outlier.
+_REWEIGHTED = 8
+_LEAST_SCALE = 0.01
 _H200_MAX_SEQS = 1024
 # Layers, KV heads and size of a head, from the models' own configuration files; KV in 16 bits.
 _KV_SHAPES = {
@@ -56,6 +59,8 @@ class Job:
     """Where the search begins: the coefficients, `frontend_ms`, and `frontend_ms_per_token` where it is not zero."""
     fixed: frozenset[str] = frozenset()
     """Those of `start` that the data cannot tell, and that stay as they are."""
+    robust: bool = False
+    """Whether points far off the others' course count less (Huber's weights), as single measurements of a live server want."""
 
 
 def fit(job: Job) -> profiles.EngineProfile:
@@ -64,6 +69,8 @@ def fit(job: Job) -> profiles.EngineProfile:
     used = [point for index, point in enumerate(job.points) if index % _HOLD_BACK_EVERY != 2]
     free = [name for name in job.start if name not in job.fixed]
     found = _search(lambda values: _residuals(job, free, values, used), np.log([job.start[name] for name in free]))
+    for _ in range(_REWEIGHTED if job.robust else 0):
+        found = _weighted(job, free, used, np.sqrt(_weights(_residuals(job, free, found, used))), found)
     model, frontend_ms, per_token_ms = _model(job, free, found)
     frontend = _frontend(frontend_ms, per_token_ms)
     report = profiles.FitReport(
@@ -76,6 +83,23 @@ def fit(job: Job) -> profiles.EngineProfile:
     if per_token_ms:
         fields["frontend_ms_per_token"] = per_token_ms
     return profiles.EngineProfile.model_validate(fields)
+
+
+def _weighted(
+    job: Job,
+    free: Sequence[str],
+    used: Sequence[Point],
+    roots: npt.NDArray[np.float64],
+    start: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """A search in which a point's residual counts by the square of its root."""
+    return _search(lambda values: roots * _residuals(job, free, values, used), start)
+
+
+def _weights(residuals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Huber's: 1 up to 1.345 standard deviations, as the median of the residuals tells these, and less beyond."""
+    scale = max(1.4826 * float(np.median(np.abs(residuals))), _LEAST_SCALE)
+    return np.minimum(1.0, 1.345 * scale / np.maximum(np.abs(residuals), 1e-12))
 
 
 def held_back(job: Job) -> list[Point]:

@@ -119,6 +119,12 @@ class Builder:
             process.wait(30)
         self.run("rm", "--all")
         self.run("rmi", "--all", "--force")
+        # Its storage keeps mounts of its own, which nothing could remove.
+        mounted = [line.split()[1] for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
+        for each in sorted((path for path in mounted if path.startswith(f"{self._folder}/")), reverse=True):
+            subprocess.run(["umount", "--lazy", each], check=True)
+        shutil.rmtree(self._folder / "store")
+        shutil.rmtree(self._folder / "debian")
 
 
 def tag(name: str) -> str:

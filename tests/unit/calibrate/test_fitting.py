@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import random
 
@@ -49,6 +50,39 @@ def test_the_report_tells_noise() -> None:
     """Measurements that are off by up to 20 % leave errors of that order on the points kept out."""
     made = fitting.profile(measured(0.2), FIELDS, TRUTH.max_num_batched_tokens)
     assert made.fit is not None and 0.03 < made.fit.held_back_error < 0.25
+
+
+def test_a_few_disturbed_points_move_nothing() -> None:
+    """Three of 24 measurements at twice their time or more: the others' course is found all the same."""
+    found = measured(0.01)
+    prefills, decodes = list(found.prefills), list(found.decodes)
+    for points, number, times in ((prefills, 0, 2.0), (prefills, 9, 1.8), (decodes, 3, 3.0)):
+        points[number] = dataclasses.replace(points[number], measured_ms=points[number].measured_ms * times)
+    made = fitting.profile(
+        dataclasses.replace(found, prefills=tuple(prefills), decodes=tuple(decodes)),
+        FIELDS,
+        TRUTH.max_num_batched_tokens,
+    )
+    for n in (16, 500, 6_000):
+        said = made.frontend_ms + made.step.prefill_ms(n, 0, 8_192)
+        assert said == pytest.approx(TRUTH.frontend_ms + TRUTH.step.prefill_ms(n, 0, 8_192), rel=0.06)
+    assert made.step.decode_step_ms(8, 20_000) == pytest.approx(TRUTH.step.decode_step_ms(8, 20_000), rel=0.06)
+
+
+def test_the_quickest_rounds_are_taken() -> None:
+    """Of five rounds, two of which others on the machine slowed down, the three that agree; their spread is told."""
+
+    def of(pace: float) -> measure.Round:
+        made: dict[measure.Asked, measure.Prefill | measure.Decode] = {
+            ("prefill", n, 0): measure.Prefill(n, 0, pace * n) for n in (16, 64, 256)
+        }
+        return made | {("decode", 4, 64): measure.Decode(4, 256, pace * 5.0)}
+
+    rounds = [of(pace) for pace in (1.9, 1.0, 1.02, 1.5, 1.04)]
+    taken, spread = measure.steady(rounds, 3)
+    assert list(taken) == [rounds[1], rounds[2], rounds[4]]
+    assert spread == pytest.approx(0.04)
+    assert measure.steady(rounds[:3], 3)[1] > measure.STEADY
 
 
 def test_too_few_points_are_refused() -> None:
