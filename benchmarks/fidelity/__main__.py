@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import pathlib
 import signal
@@ -87,7 +88,7 @@ def real_vllm(context: click.Context, /, json_to: str | None, **given: Any) -> N
             {
                 "profile": found.profile.model_dump(),
                 "one_engine": {"measured": found.alone, "simulated": found.alone_simulated},
-                "two_engines": {"measured": found.measured, "simulated": found.simulated},
+                "two_engines": {each.load: dataclasses.asdict(each) for each in found.orders},
                 "rows": [row.as_json() for row in rows],
                 "ranks": ranks,
             },
@@ -96,12 +97,18 @@ def real_vllm(context: click.Context, /, json_to: str | None, **given: Any) -> N
     if json_to != "-":
         output.table([row.cells() for row in rows], table.HEAD)
         means = [
-            (policy, latency.removesuffix("_ms").upper(), *(f"{each:.1f}" for each in found.means(policy, latency)))
+            (
+                order.load,
+                policy,
+                latency.removesuffix("_ms").upper(),
+                *(f"{it:.1f}" for it in order.means(policy, latency)),
+            )
+            for order in found.orders
             for latency in table.LATENCIES
             for policy in vllm.POLICIES
         ]
-        output.table(means, ("policy", "mean", "measured, ms", "simulated, ms"), "two engines")
-        output.table(ranks, ("by", "better", "worse", "order in the simulator"))
+        output.table(means, ("load", "policy", "mean", "measured, ms", "simulated, ms"), "two engines")
+        output.table(ranks, ("load", "by", "better", "worse", "order in the simulator"))
     good = all(row.met is not False for row in rows) and all(order != "OTHER" for *_, order in ranks)
     context.exit(0 if good else 1)
 

@@ -35,6 +35,7 @@ class VllmSettings(pydantic.BaseModel):
     max_model_len: int = pydantic.Field(default=4096, ge=2, description="prompt and output tokens at most")
     block_size: int = pydantic.Field(default=32, ge=32, multiple_of=32, description="tokens per block, of 32 on CPU")
     kv_cache_bytes: int = pydantic.Field(default=64 * 2**20, ge=2**20, description="memory of the KV cache")
+    max_num_seqs: int | None = pydantic.Field(default=None, ge=1, description="sequences run at once; none: vLLM's own")
     priority_scheduling: bool = pydantic.Field(default=True, description="lower `priority` first; else by arrival")
     lora: bool = pydantic.Field(default=False, description="allow LoRA adapters, loaded at run time")
     kv_events_endpoint: str | None = pydantic.Field(
@@ -143,6 +144,8 @@ class VllmProcess:
         arguments += ["--dtype", "float32", "--enforce-eager", "--enable-prefix-caching"]
         arguments += ["--distributed-executor-backend", _EXECUTOR]
         arguments += ["--enable-prompt-tokens-details", "--no-enable-log-requests"]
+        if config.max_num_seqs is not None:
+            arguments += ["--max-num-seqs", str(config.max_num_seqs)]
         if config.priority_scheduling:
             arguments += ["--scheduling-policy", "priority"]
         if config.lora:
