@@ -1,4 +1,4 @@
-"""A real vLLM beside the simulator: calibrated on one workload, compared on another; then the order of policies on two, under two loads."""
+"""A real vLLM beside the simulator: calibrated on one workload, compared on another; the order of policies on two engines."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
 def loads(setting: Setting) -> list[Load]:
     """What the order of policies is asked on.
 
-    The sessions as they are: caches decide, the other two rules are level. And the same closer together, one answer in ten long,
-    on engines that run few sequences at once: there a request waits behind long answers unless its rule looks at the load.
+    The sessions as they are: caches decide, the other two rules are level. And closer together, one answer in ten long, on
+    engines that run few sequences at once: there a request waits behind long answers unless its rule looks at the load.
     Which answers are long is drawn anew for each round; the draws are such that the simulator tells all three apart by
     15 % of TTFT and 7 % of E2E at least, with engines from a tenth quicker to 30 % slower than measured.
     """
@@ -202,7 +202,7 @@ def rows(found: Found) -> list[table.Row]:
 
 
 def ranks(found: Found) -> list[tuple[str, str, str, str, str]]:
-    """(load, latency, better, worse, order) of each pair of policies, the better by measured means first; see `table.orders`."""
+    """(load, latency, better, worse, order) of each pair of policies, the better as measured first; see `table.orders`."""
     out = []
     for order in found.orders:
         for latency in table.LATENCIES:
