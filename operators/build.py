@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from operators import engines, pods, sources
@@ -32,7 +34,7 @@ for again_s in (0.5, 1, 2, 0):
 """
 _USER = 65532
 # Of the engine's own files: caches of compiled kernels, settings, locks.
-_HOME = "/home/penstock"
+HOME = "/home/penstock"
 
 
 def security(user: int = _USER) -> Object:
@@ -162,6 +164,44 @@ def _simulated(
     return {"containers": [container]}
 
 
+@dataclasses.dataclass(frozen=True)
+class EngineParts:
+    """How an engine that somebody else has written is started in a container, and what it needs there."""
+
+    start: engines.Start
+    env: Sequence[Object]
+    mounts: Sequence[Object]
+    volumes: Sequence[Object]
+    download: Object | None
+
+
+def engine_parts(
+    deployment: modeldeployment.ModelDeployment, role: serving.Role, host: pods.WorkerHost, profile: Profile | None
+) -> EngineParts:
+    """Its command, variables, files and folders. Raises `UnsupportedError`."""
+    model, engine = deployment.spec.model, deployment.spec.engine
+    files = sources.files(model, host.image, sealed())
+    parallel, args = parallelism_of(deployment, role, profile)
+    start = engines.STARTS[engine.kind](engines.Case(deployment, role, parallel, args, files.path))
+    shared = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(_asked(deployment, role).shared_memory)}}
+    own = {} if engine.run_as_user == 0 else {"home": HOME, "tmp": "/tmp"}
+    given = {each.name for each in engine.env}
+    # Without a name, programs that ask who they are end: nobody has this number in the image.
+    names = {"HOME": HOME, "USER": "penstock"} if own else {}
+    env = [*((name, value) for name, value in names.items() if name not in given), *start.env]
+    return EngineParts(
+        start,
+        [*({"name": name, "value": value} for name, value in env), *map(variable, engine.env)],
+        [
+            *files.mounts,
+            {"name": "shm", "mountPath": "/dev/shm"},
+            *({"name": name, "mountPath": path} for name, path in own.items()),
+        ],
+        [*files.volumes, shared, *({"name": name, "emptyDir": {}} for name in own)],
+        files.download,
+    )
+
+
 def _real(
     deployment: modeldeployment.ModelDeployment,
     role: serving.Role,
@@ -170,37 +210,26 @@ def _real(
     profile: Profile | None,
 ) -> Object:
     """The engine's container, the agent's beside it, and the download before both."""
-    model, engine = deployment.spec.model, deployment.spec.engine
-    files = sources.files(model, host.image, sealed())
-    parallel, args = parallelism_of(deployment, role, profile)
-    start = engines.STARTS[engine.kind](engines.Case(deployment, role, parallel, args, files.path))
-    shared = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(_asked(deployment, role).shared_memory)}}
-    own = {} if engine.run_as_user == 0 else {"home": _HOME, "tmp": "/tmp"}
-    given = {each.name for each in engine.env}
-    # Without a name, programs that ask who they are end: nobody has this number in the image.
-    names = {"HOME": _HOME, "USER": "penstock"} if own else {}
-    env = [*((name, value) for name, value in names.items() if name not in given), *start.env]
+    engine = deployment.spec.engine
+    parts = engine_parts(deployment, role, host, profile)
+    parallel, _ = parallelism_of(deployment, role, profile)
     container = {
         "name": "engine",
         "image": image_of(deployment, host),
-        "command": list(start.command),
-        "env": [*({"name": name, "value": value} for name, value in env), *map(variable, engine.env)],
+        "command": list(parts.start.command),
+        "env": list(parts.env),
         "ports": [{"name": "http", "containerPort": engines.ENGINE_PORT}],
         "resources": resources(deployment, role, devices(parallel, profile)),
         **_probes(deployment),
         # Kubernetes tells both containers to end at once; the engine's stays until its last stream has ended.
         "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", _PRE_STOP]}}},
-        "volumeMounts": [
-            *files.mounts,
-            {"name": "shm", "mountPath": "/dev/shm"},
-            *({"name": name, "mountPath": path} for name, path in own.items()),
-        ],
+        "volumeMounts": list(parts.mounts),
         "securityContext": security(engine.run_as_user),
     }
     return {
-        "containers": [container, agent(deployment, role, create, host, start.events)],
-        **({"initContainers": [files.download]} if files.download else {}),
-        "volumes": [*files.volumes, shared, *({"name": name, "emptyDir": {}} for name in own)],
+        "containers": [container, agent(deployment, role, create, host, parts.start.events)],
+        **({"initContainers": [parts.download]} if parts.download else {}),
+        "volumes": list(parts.volumes),
     }
 
 
@@ -251,15 +280,7 @@ def agent(
     events: bool,
 ) -> Object:
     """The agent's container: it registers the engine beside it, keeps its lease, relays its KV events, drains it."""
-    spec = worker_spec(deployment, role, create) | {
-        "engine": {"kind": deployment.spec.engine.kind, "profile": deployment.spec.engine.profile},
-        "engine_url": f"http://127.0.0.1:{engines.ENGINE_PORT}",
-        "agent_port": AGENT_PORT,
-        **_control(host),
-    }
-    if events:
-        spec["kv_events"] = f"tcp://127.0.0.1:{engines.EVENTS_PORT}"
-        spec["kv_replay"] = f"tcp://127.0.0.1:{engines.REPLAY_PORT}"
+    spec = beside_spec(deployment, role, create, events) | {"agent_port": AGENT_PORT, **_control(host)}
     probe = {"httpGet": {"path": "/healthz", "port": AGENT_PORT}}
     return {
         "name": pods.AGENT,
@@ -271,6 +292,21 @@ def agent(
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
         "securityContext": sealed(),
     }
+
+
+def beside_spec(
+    deployment: modeldeployment.ModelDeployment, role: serving.Role, create: workers.Create, events: bool
+) -> Object:
+    """The same for a worker whose engine is a program of its own, on the same network."""
+    engine = deployment.spec.engine
+    found = worker_spec(deployment, role, create) | {
+        "engine": {"kind": engine.kind, "profile": engine.profile},
+        "engine_url": f"http://127.0.0.1:{engines.ENGINE_PORT}",
+    }
+    if events:
+        found["kv_events"] = f"tcp://127.0.0.1:{engines.EVENTS_PORT}"
+        found["kv_replay"] = f"tcp://127.0.0.1:{engines.REPLAY_PORT}"
+    return found
 
 
 def worker_spec(deployment: modeldeployment.ModelDeployment, role: serving.Role, create: workers.Create) -> Object:

@@ -16,8 +16,6 @@ Object = dict[str, Any]
 
 # Serve's own HTTP proxy: no request passes through it, and the engine has the usual port.
 PROXY_PORT = 8100
-# Not a home that an image may have Ray in.
-_HOME = "/home/penstock"
 
 
 def document(
@@ -30,8 +28,14 @@ def document(
     spec, meta = deployment.spec, deployment.metadata
     role = next(each for each in spec.roles if each.name == create.role)
     labels = pods.labels_of(deployment, create)
-    pod = _pod(deployment, role, host, profile)
-    worker = build.worker_spec(deployment, role, create) | {"host": "auto"}
+    parts = None if spec.engine.kind == "sim" else build.engine_parts(deployment, role, host, profile)
+    pod = _pod(deployment, role, host, profile, parts)
+    if parts is None:
+        worker = build.worker_spec(deployment, role, create)
+    else:
+        started = {"command": list(parts.start.command), "num_gpus": _gpus(pod)}
+        worker = build.beside_spec(deployment, role, create, parts.start.events) | started
+    worker |= {"host": "auto"}
     application = {
         "name": "worker",
         "route_prefix": "/",
@@ -60,14 +64,20 @@ def _pod(
     role: serving.Role,
     host: pods.WorkerHost,
     profile: acceleratorprofile.AcceleratorProfile | None,
+    parts: build.EngineParts | None,
 ) -> Object:
-    """What the only node of its Ray runs."""
+    """What the only node of its Ray runs: Serve's replica, and an engine that is a program of its own as a child of that."""
     spec, meta = deployment.spec, deployment.metadata
     parallel, _ = build.parallelism_of(deployment, role, profile)
+    own = {"home": build.HOME, "tmp": "/tmp"}
+    mounted = {each["name"] for each in parts.mounts} if parts is not None else set()
+    folders = {name: path for name, path in own.items() if name not in mounted}
+    given = list(parts.env) if parts is not None else list(map(build.variable, spec.engine.env))
+    ours = _environment(host)
     container = {
         "name": "ray",
         "image": spec.engine.image,
-        "env": [*map(build.variable, spec.engine.env), *_environment(host)],
+        "env": [*(each for each in given if each["name"] not in {it["name"] for it in ours}), *ours],
         "ports": [
             {"name": "gcs-server", "containerPort": 6379},
             {"name": "dashboard", "containerPort": 8265},
@@ -75,7 +85,10 @@ def _pod(
             {"name": "http", "containerPort": engines.ENGINE_PORT},
         ],
         "resources": build.resources(deployment, role, build.devices(parallel, profile)),
-        "volumeMounts": [{"name": "home", "mountPath": _HOME}, {"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [
+            *(parts.mounts if parts is not None else ()),
+            *({"name": name, "mountPath": path} for name, path in folders.items()),
+        ],
         "securityContext": build.security(spec.engine.run_as_user),
     }
     pod = {
@@ -83,16 +96,26 @@ def _pod(
         "automountServiceAccountToken": False,
         "securityContext": build.POD_SECURITY,
         "containers": [container],
-        "volumes": [{"name": "home", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+        **({"initContainers": [parts.download]} if parts is not None and parts.download else {}),
+        "volumes": [
+            *(parts.volumes if parts is not None else ()),
+            *({"name": name, "emptyDir": {}} for name in folders),
+        ],
         **build.placement(spec.placement, pods.selector(meta.name, role.name), profile),
     }
     return build.with_redis_ca(pod, host)
 
 
+def _gpus(pod: Object) -> int:
+    """What Ray counts as GPUs of the Pod: all of them are the engine's."""
+    limits = pod["containers"][0]["resources"]["limits"]
+    return sum(int(count) for name, count in limits.items() if name.endswith("/gpu"))
+
+
 def _environment(host: pods.WorkerHost) -> list[Object]:
     """Ray's own, and the registry for the replica, which inherits it."""
     secret = {"name": host.redis_secret, "key": host.redis_key}
-    own = {"RAY_USAGE_STATS_ENABLED": "0", "HOME": _HOME, "USER": "penstock", "RAY_TMPDIR": _HOME}
+    own = {"RAY_USAGE_STATS_ENABLED": "0", "HOME": build.HOME, "USER": "penstock", "RAY_TMPDIR": build.HOME}
     return [
         *({"name": name, "value": value} for name, value in own.items()),
         {"name": "PENSTOCK_WORKER_REDIS_URL", "valueFrom": {"secretKeyRef": secret}},

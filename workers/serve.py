@@ -73,7 +73,7 @@ class Replica:
 
 def application(config: spec.WorkerSpec, runtime_env: dict[str, Any] | None = None) -> serve.Application:
     """The application to run under the worker's id, without a route."""
-    options: dict[str, Any] = {"num_cpus": config.num_cpus}
+    options: dict[str, Any] = {"num_cpus": config.num_cpus, "num_gpus": config.num_gpus}
     if runtime_env:
         options["runtime_env"] = runtime_env
     deployment = serve.deployment(

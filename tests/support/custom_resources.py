@@ -170,12 +170,12 @@ _BY_MESSAGE: dict[str, Object] = {
     "must name a model.source, unless engine.kind is sim": {"model.source": None},
     "prefill and decode must be given together: a request needs both": {"roles": [{"name": "decode"}]},
     "must be given where kind is sglang: no image of it was tested": {"kind": "sglang", "image": None},
-    "must be Pods, unless engine.kind is sim: Ray Serve hosts no other engine in this version": {
+    "must be Pods where a worker spans nodes (parallelism.nodes above 1, of the deployment, a role or an accelerator)": {
         "hosting": "RayServe",
-        "engine.kind": "vllm",
-        "engine.image": "x",
+        "engine": {"kind": "vllm", "image": "x"},
+        "roles": [{"name": "unified", "parallelism": {"tensor": 2, "nodes": 2}}],
     },
-    "must be given where hosting is RayServe: an image with Ray and this package": {
+    "must be given where hosting is RayServe: an image with Ray, this package and the engine": {
         "hosting": "RayServe",
         "engine.kind": "sim",
         "engine.image": None,

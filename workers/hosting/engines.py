@@ -11,6 +11,10 @@ KINDS = ("sim", "vllm")
 
 def make(worker: spec.WorkerSpec) -> engine.Engine:
     """The engine of a worker. Raises `SettingsError` for a kind that is none, or for wrong settings of it."""
+    if worker.command:
+        from workers.hosting import child_engine
+
+        return child_engine.ChildEngine(worker, clocks.SystemClock())
     if worker.engine_url is not None:
         from workers.hosting import beside_engine
 

@@ -28,6 +28,9 @@ class WorkerSpec(pydantic.BaseModel):
     engine_url: str | None = Field(
         None, pattern=r"^http://[^/]+/?$", description="An engine that another starts, as the agent reaches it"
     )
+    command: tuple[str, ...] = Field(
+        (), description="Starts the engine of `engine_url`, as a child; none: another does"
+    )
     kv_events: str | None = Field(None, description="KV events of such an engine, as the agent reaches them")
     kv_replay: str | None = Field(None, description="Replay socket of such an engine")
     agent_port: int | None = Field(None, ge=0, le=65535, description="Port for `/drain` and `/healthz`; unset: none")
@@ -51,11 +54,14 @@ class WorkerSpec(pydantic.BaseModel):
         False, description="Drains and ends where the registry says draining; else only whoever started it says so"
     )
     num_cpus: float = Field(0.01, ge=0, description="CPUs that Ray books for the worker")
+    num_gpus: float = Field(0.0, ge=0, description="GPUs that Ray books: an engine of the worker's sees no others")
 
     @pydantic.model_validator(mode="after")
     def _never_open(self) -> WorkerSpec:
         if (self.control_port is None) != (self.control_tls is None):
             raise ValueError("control_port and control_tls belong together")
+        if self.command and self.engine_url is None:
+            raise ValueError("command needs engine_url, where the engine that it starts answers")
         return self
 
     def redis_url(self) -> str:

@@ -26,6 +26,11 @@ def _spread(it: Spec) -> bool:
 _ALONE = "(!has({0}.parallelism) || {0}.parallelism.nodes == 1)"
 _EACH_ALONE = f"(!has({{0}}.accelerators) || {{0}}.accelerators.all(a, {_ALONE.format('a')}))"
 
+_ALL_ALONE = (
+    f"{_ALONE.format('self')} && {_EACH_ALONE.format('self')} && "
+    f"self.roles.all(r, {_ALONE.format('r')} && {_EACH_ALONE.format('r')})"
+)
+
 
 class Spec(base.Part):
     """What is wanted."""
@@ -51,20 +56,19 @@ class Spec(base.Part):
             ".roles",
         ),
         base.Rule(
-            "self.hosting != 'RayServe' || self.engine.kind == 'sim'",
-            lambda it: it.hosting != "RayServe" or it.engine.kind == "sim",
-            "must be Pods, unless engine.kind is sim: Ray Serve hosts no other engine in this version",
-            ".hosting",
-        ),
-        base.Rule(
             "self.hosting != 'RayServe' || has(self.engine.image)",
             lambda it: it.hosting != "RayServe" or it.engine.image is not None,
-            "must be given where hosting is RayServe: an image with Ray and this package",
+            "must be given where hosting is RayServe: an image with Ray, this package and the engine",
             ".engine.image",
         ),
         base.Rule(
-            f"self.engine.kind == 'vllm' || ({_ALONE.format('self')} && {_EACH_ALONE.format('self')} && "
-            f"self.roles.all(r, {_ALONE.format('r')} && {_EACH_ALONE.format('r')}))",
+            f"self.hosting != 'RayServe' || ({_ALL_ALONE})",
+            lambda it: it.hosting != "RayServe" or not _spread(it),
+            "must be Pods where a worker spans nodes (parallelism.nodes above 1, of the deployment, a role or an accelerator)",
+            ".hosting",
+        ),
+        base.Rule(
+            f"self.engine.kind == 'vllm' || ({_ALL_ALONE})",
             lambda it: it.engine.kind == "vllm" or not _spread(it),
             "must be vllm where a worker spans nodes (parallelism.nodes above 1, of the deployment, a role or an accelerator)",
             ".engine.kind",

@@ -97,6 +97,41 @@ SERVED = {
 }
 
 
+# vLLM's name and flags, as a program in the image with Ray, behind a volume of files.
+PROGRAM = {
+    "apiVersion": "penstock.dev/v1alpha1",
+    "kind": "ModelDeployment",
+    "metadata": {"name": "program"},
+    "spec": {
+        "model": {"name": "program", "source": {"volume": {"claimName": "weights", "path": "/program"}}},
+        "hosting": "RayServe",
+        "engine": {
+            "kind": "vllm",
+            "profile": "cpu-tiny",
+            "image": image.RAY,
+            "resources": {"cpu": "200m", "memory": "2Gi", "sharedMemory": "64Mi"},
+        },
+        "kvCache": {"events": False},
+    },
+}
+WEIGHTS = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "weights"},
+    "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+}
+
+
+@pytest.fixture(scope="module")
+def release(ray: tools.Tools, cluster: session.RealCluster) -> Iterator[tools.Tools]:
+    """The chart in the namespace for Ray."""
+    with cluster.entered():
+        installed.install(ray, cluster.folder)
+        yield ray
+        ray.kubectl("delete", "md", "--all", "--ignore-not-found")
+        ray.helm("uninstall", "penstock", "--wait")
+
+
 def uids(ray: tools.Tools) -> list[str]:
     """Those of all RayServices."""
     return [each["metadata"]["uid"] for each in ray.get("rayservices")]
@@ -109,36 +144,67 @@ def settled(ray: tools.Tools, count: int) -> bool:
     return same and len(uids(ray)) == count
 
 
-def test_ray_serve_hosts_a_worker(ray: tools.Tools, cluster: session.RealCluster) -> None:
+def nodes(ray: tools.Tools) -> set[str]:
+    """Where the workers' Pods are."""
+    found = installed.pods(ray, "penstock.dev/deployment=served")
+    return {each["spec"].get("nodeName", "") for each in found}
+
+
+def asked(ray: tools.Tools, model: str) -> str:
+    """The text of an answer through the gateways' Service."""
+    client = openai.OpenAI(base_url=f"{installed.gateway_url(ray)}/v1", api_key="none", max_retries=0)
+    answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Hello"}], max_tokens=8)
+    return answer.choices[0].message.content or ""
+
+
+def test_ray_serve_hosts_a_worker(release: tools.Tools) -> None:
     """A RayService of the operator's runs the worker; it is rolled out, scaled and drained under load without a failed request."""
-    installed.install(ray, cluster.folder)
-    try:
-        began_s = time.monotonic()
-        ray.apply(SERVED)
-        ray.wait("--for=condition=Ready", "md/served", timeout_s=240)
-        print(f"a worker hosted by Ray Serve was ready after {time.monotonic() - began_s:.0f} s")
-        [service] = ray.get("rayservices")
-        assert service["metadata"]["name"] == "served-0"
-        client = openai.OpenAI(base_url=f"{installed.gateway_url(ray)}/v1", api_key="none", max_retries=0)
-        answer = client.chat.completions.create(
-            model="served", messages=[{"role": "user", "content": "Hello"}], max_tokens=8
-        )
-        assert answer.choices[0].message.content
-        before = service["metadata"]["uid"]
-        change = '{"spec": {"engine": {"env": [{"name": "CHANGED", "value": "yes"}]}}}'
-        with Load(installed.gateway_url(ray), "served", clients=2) as load:
-            ray.kubectl("patch", "md/served", "--type=merge", "-p", change)
-            tools.until("another RayService in its place", lambda: before not in uids(ray) and settled(ray, 1), 300)
-            ray.kubectl("scale", "md/served", "--replicas=2")
-            tools.until("two RayServices", lambda: settled(ray, 2), 240)
-            ray.kubectl("scale", "md/served", "--replicas=1")
-            tools.until("one RayService", lambda: settled(ray, 1), 120)
-        assert load.problems == []
-        print(f"{len(load.outcomes)} requests while it was rolled out and scaled")
-        assert len(load.outcomes) > 50
-        ray.kubectl("scale", "md/served", "--replicas=0")
-        tools.until("no RayService", lambda: ray.get("rayservices") == [], 90)
-        tools.until("no Ray Pods", lambda: ray.get("pods", "-l", "penstock.dev/deployment=served") == [], 120)
-    finally:
-        ray.kubectl("delete", "md", "--all", "--ignore-not-found")
-        ray.helm("uninstall", "penstock", "--wait")
+    ray = release
+    began_s = time.monotonic()
+    ray.apply(SERVED)
+    ray.wait("--for=condition=Ready", "md/served", timeout_s=240)
+    print(f"a worker hosted by Ray Serve was ready after {time.monotonic() - began_s:.0f} s")
+    [service] = ray.get("rayservices")
+    assert service["metadata"]["name"] == "served-0"
+    assert asked(ray, "served")
+    before = service["metadata"]["uid"]
+    change = '{"spec": {"engine": {"env": [{"name": "CHANGED", "value": "yes"}]}}}'
+    with Load(installed.gateway_url(ray), "served", clients=2) as load:
+        ray.kubectl("patch", "md/served", "--type=merge", "-p", change)
+        tools.until("another RayService in its place", lambda: before not in uids(ray) and settled(ray, 1), 300)
+        ray.kubectl("scale", "md/served", "--replicas=2")
+        tools.until("two RayServices", lambda: settled(ray, 2), 240)
+        ray.kubectl("scale", "md/served", "--replicas=1")
+        tools.until("one RayService", lambda: settled(ray, 1), 120)
+    assert load.problems == []
+    print(f"{len(load.outcomes)} requests while it was rolled out and scaled")
+    assert len(load.outcomes) > 50
+
+
+def test_a_drained_node_loses_no_request_of_ray_pods(release: tools.Tools) -> None:
+    """`kubectl drain` under load, of a node with a worker that Ray Serve hosts: it comes up on the other, and none fails."""
+    ray = release
+    ray.kubectl("scale", "md/served", "--replicas=2")
+    tools.until("two RayServices", lambda: settled(ray, 2), 240)
+    node = min(nodes(ray))
+    with Load(installed.gateway_url(ray), "served", clients=2) as load:
+        try:
+            ray.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", timeout_s=300)
+            tools.until("two RayServices elsewhere", lambda: settled(ray, 2) and node not in nodes(ray), 240)
+        finally:
+            ray.kubectl("uncordon", node)
+    assert load.problems == []
+    print(f"{len(load.outcomes)} requests while {node} was drained")
+    ray.kubectl("scale", "md/served", "--replicas=0")
+    tools.until("no RayService", lambda: ray.get("rayservices") == [], 90)
+    tools.until("no Ray Pods", lambda: ray.get("pods", "-l", "penstock.dev/deployment=served") == [], 120)
+
+
+def test_ray_serve_hosts_an_engine_that_is_a_program(release: tools.Tools) -> None:
+    """The replica starts the engine by its command, registers it, and takes it along when it goes."""
+    ray = release
+    ray.apply(WEIGHTS, PROGRAM)
+    ray.wait("--for=condition=Ready", "md/program", timeout_s=240)
+    assert asked(ray, "program")
+    ray.kubectl("delete", "md/program")
+    tools.until("no Ray Pods", lambda: ray.get("pods", "-l", "penstock.dev/deployment=program") == [], 120)

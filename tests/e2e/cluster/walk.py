@@ -148,6 +148,7 @@ def no_image(walk: Walk) -> None:
     walk.run("kubectl -n penstock get md tiny; kubectl -n penstock get pods -l penstock.dev/deployment=tiny")
     walk.run("kubectl -n penstock describe md tiny", keep="Message|Reason|Warning|Normal", lines=14)
     doctor(walk)
+    status(walk)
     walk.say("The workers that were there serve on:")
     ask(walk)
     walk.run("""kubectl -n penstock patch md tiny --type merge -p '{"spec": {"engine": {"image": null}}}'""")
@@ -187,6 +188,7 @@ def no_rights(walk: Walk) -> None:
     walk.run("kubectl delete clusterrolebinding penstock-operator-penstock")
     walk.run("kubectl -n penstock scale md/tiny --replicas=3")
     doctor(walk)
+    status(walk)
     walk.run(
         f"helm upgrade penstock {installed.CHART} -n penstock --reset-then-reuse-values --wait", keep="STATUS|REVISION"
     )

@@ -66,8 +66,9 @@ async def test_workers_are_taken_by_restricted_namespaces(restricted: Stage, spe
     [
         (VLLM, {"parallelism": {"tensor": 2, "nodes": 2}}),
         ({"kind": "sim", "image": "ray:test"}, {"hosting": "RayServe"}),
+        ({"kind": "vllm", "image": "ray:test"}, {"hosting": "RayServe"}),
     ],
-    ids=["cluster", "service"],
+    ids=["cluster", "service", "service of a program"],
 )
 async def test_pods_of_ray_as_we_make_them_are_taken(restricted: Stage, engine: Any, extra: dict[str, Any]) -> None:
     """Head and ranks, as their templates are, are Pods that the namespace takes."""

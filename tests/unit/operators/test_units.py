@@ -263,3 +263,29 @@ def test_a_worker_of_ray_serve_is_one_application() -> None:
     [container] = found["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"]
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
     assert (ports["serve"], ports["http"]) == (config["http_options"]["port"], wanted.engine.settings["port"])
+
+
+def test_ray_serve_hosts_an_engine_that_is_a_program() -> None:
+    """The replica starts it by the command that a Pod's container has, on all GPUs of the Pod, behind the same download."""
+    hub = {"hub": {"repo": "org/model"}}
+    one = {
+        "model": {"name": "big", "source": hub}, "parallelism": {"tensor": 8}, "engine": {"kind": "vllm", "image": "ray-vllm:x"}
+    }  # fmt: skip
+    _, found = units.document(deployment(hosting="RayServe", **one), CREATE, HOST, profile())
+    pod = found["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
+    [application] = yaml.safe_load(found["spec"]["serveConfigV2"])["applications"]
+    told = hosting.WorkerSpec.model_validate_json(application["args"]["spec"])
+    _, apart = units.document(deployment(**one), CREATE, HOST, profile())
+    engine = next(each for each in apart["spec"]["containers"] if each["name"] == "engine")
+    assert list(told.command) == engine["command"]
+    assert (told.engine_url, told.engine.kind, told.num_gpus) == ("http://127.0.0.1:8000", "vllm", 8)
+    assert told.kv_events == "tcp://127.0.0.1:5557" and told.control_port is None
+    [container] = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert {each["name"]: each for each in engine["volumeMounts"]}.items() <= {
+        each["name"]: each for each in container["volumeMounts"]
+    }.items()
+    assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
+    assert pod["initContainers"][0]["command"] == ["python", "-m", "workers.download"]
+    names = [each["name"] for each in container["env"]]
+    assert len(names) == len(set(names)) and {"HF_HUB_OFFLINE", "RAY_TMPDIR"} <= set(names)
