@@ -26,10 +26,10 @@ POLICIES = ("default", "least-request", "round-robin")
 _MAX_NUM_SEQS = 128
 _LIMITS = ("--max-num-batched-tokens", "2048", "--max-num-seqs", str(_MAX_NUM_SEQS))
 _SETTINGS: dict[str, str | int | float | bool] = {"max_model_len": 8192, "kv_cache_bytes": 1 << 27}
-# Short answers by an engine that was idle before, as in what is played: after a pause the first steps are a quarter slower.
-_LIKE_THE_PLAY = ("--pause", "0.4", "--output-tokens", "16")
+# Short answers, as in what is played.
+_LIKE_THE_PLAY = ("--output-tokens", "16")
 _START_S = 400.0
-_BUSY_GAP_S, _BUSY_SEQS, _BUSY_SEEDS = 1.2, 4, (3, 5)
+_BUSY_ANSWERS, _BUSY_SEQS, _BUSY_SEEDS = 15.0, 4, (7, 8)
 _LONG_SHARE, _LONG_TOKENS = 0.1, 200
 # With the tiniest model the engine's Python takes all of a step, and its output waits for the interpreter's lock, often until
 # the answer's end. This one has steps of several ms in which the lock is free, as every real model has.
@@ -97,20 +97,24 @@ async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
         turns = agents.sessions(setting.sessions, setting.gap_s, setting.output_tokens)[: setting.turns]
         alone = await _alone(folder, path, turns, tell)
         profile = perf.load_profile(str(path))
-        orders = [await _order(folder, path, load, tell) for load in loads(setting)]
-        return Found(profile, alone, _simulate(path, turns, 1, "round-robin"), orders)
+        predicted = _simulate(path, turns, 1, "round-robin")
+        orders = [
+            await _order(folder, path, each, tell) for each in loads(setting, predicted["e2e_ms"]["mean"] / 1000.0)
+        ]
+        return Found(profile, alone, predicted, orders)
 
 
-def loads(setting: Setting) -> list[Load]:
+def loads(setting: Setting, answer_s: float) -> list[Load]:
     """What the order of policies is asked on.
 
-    The sessions as they are: caches decide, the other two rules are level. And closer together, one answer in ten long, on
-    engines that run few sequences at once: there a request waits behind long answers unless its rule looks at the load.
-    Which answers are long is drawn anew for each round; the draws are such that the simulator tells all three apart by
-    15 % of TTFT and 7 % of E2E at least, with engines from a tenth quicker to 30 % slower than measured.
+    The sessions as they are: caches decide, the other two rules are level. And `busy`, one answer in ten long on engines that
+    run few sequences at once, as close together as such engines can bear whose answers take `answer_s`: there a request waits
+    behind long answers unless its rule looks at the load. Which answers are long is drawn anew for each round; of eight draws
+    these are the ones at which the simulator has all three the farthest apart (TTFT by 14 %, E2E by 4 % at least, also with
+    engines 30 and 60 % slower than measured, as two are that share a machine).
     """
     calm = agents.sessions(setting.sessions, setting.gap_of_two_s, setting.output_tokens)[: setting.turns]
-    dense = agents.sessions(setting.sessions, _BUSY_GAP_S, setting.output_tokens)[: setting.turns]
+    dense = agents.sessions(setting.sessions, _BUSY_ANSWERS * answer_s, setting.output_tokens)[: setting.turns]
     busy = [_some_long(dense, _BUSY_SEEDS[number % len(_BUSY_SEEDS)]) for number in range(setting.rounds)]
     return [Load("sessions", [calm] * setting.rounds, _MAX_NUM_SEQS), Load("busy", busy, _BUSY_SEQS)]
 
@@ -131,17 +135,35 @@ async def _alone(
         fleet.workers(folder, engine, 1, _START_S) as redis_url,
         fleet.gateway(folder, redis_url, "round-robin", 1) as (_, [url]),
     ):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "controller.cli.main", "calibrate", "--target", url, "--out", str(path)),
-            *("--max-prompt", "4500", "--max-batch", "8", "--rounds", "3", *_LIKE_THE_PLAY, *_LIMITS),
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, errors = await process.communicate()
-        if process.returncode:
-            raise fleet.FleetError(errors.decode())
-        tell(errors.decode().strip())
+        # On virtual CPUs an engine that was idle for 0.15 s takes 30 ms longer for the first token than one
+        # that was not: it is measured after as long a pause as the middle request of the play finds.
+        await _calibrate(url, path, 0.0, tell)
+        pause_s = idle_s(turns, _simulate(path, turns, 1, "round-robin")["e2e_ms"]["mean"] / 1000.0)
+        await _calibrate(url, path, pause_s, tell)
         await _reset([url])
         return await _play(folder, url, turns)
+
+
+async def _calibrate(url: str, path: pathlib.Path, pause_s: float, tell: Callable[[str], None]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "controller.cli.main", "calibrate", "--target", url, "--out", str(path)),
+        *("--max-prompt", "4500", "--max-batch", "8", "--rounds", "3", "--pause", f"{pause_s:.3f}"),
+        *(*_LIKE_THE_PLAY, *_LIMITS),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    if process.returncode:
+        raise fleet.FleetError(errors.decode())
+    tell(f"after {pause_s:.3f} s: {errors.decode().strip()}")
+
+
+def idle_s(turns: Sequence[request.TraceRequest], answer_s: float) -> float:
+    """How long an engine has done nothing when a request comes, in the middle, where each answer takes `answer_s`."""
+    free_s, found = 0.0, []
+    for each in turns:
+        found.append(max(0.0, each.arrival_s - free_s))
+        free_s = max(free_s, each.arrival_s + answer_s)
+    return statistics.median(found)
 
 
 async def _order(folder: pathlib.Path, profile: pathlib.Path, load: Load, tell: Callable[[str], None]) -> Order:
