@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 LATENCIES = ("ttft_ms", "e2e_ms")
@@ -66,17 +67,26 @@ def compare(
 TIE = 0.05
 
 
-def orders(measured: Mapping[str, float], predicted: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """Each pair of names, the better by measurement first, and what the prediction says of them.
+def orders(measured: Mapping[str, Sequence[float]], predicted: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """Each pair of names, the better by the mean of its rounds first, and what the prediction says of them.
 
-    `same` order, a `tie` (in both the two differ by less than `TIE`), or the `OTHER` one.
+    `same` order, a `tie` (in both the two differ by less than `TIE`), the `OTHER` one, or `unsettled`: the prediction has the
+    other order, and the measured rounds themselves do not agree on one.
     """
-    ranked = sorted(measured, key=lambda name: measured[name])
+    means = {name: statistics.fmean(rounds) for name, rounds in measured.items()}
+    ranked = sorted(means, key=means.__getitem__)
     return [
-        (better, worse, _order((measured[better], measured[worse]), (predicted[better], predicted[worse])))
+        (better, worse, _verdict(better, worse, measured, predicted))
         for at, better in enumerate(ranked)
         for worse in ranked[at + 1 :]
     ]
+
+
+def _verdict(better: str, worse: str, measured: Mapping[str, Sequence[float]], predicted: Mapping[str, float]) -> str:
+    means = statistics.fmean(measured[better]), statistics.fmean(measured[worse])
+    found = _order(means, (predicted[better], predicted[worse]))
+    agreed = all(first < second for first, second in zip(measured[better], measured[worse], strict=True))
+    return "unsettled" if found == "OTHER" and not agreed else found
 
 
 def _order(measured: tuple[float, float], predicted: tuple[float, float]) -> str:

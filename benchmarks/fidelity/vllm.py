@@ -21,6 +21,8 @@ from simulator import scenario, simulation
 from workers.vllm import tiny_model
 
 ALLOWED = {"p50": 0.2, "p95": 0.2}
+# A machine that changes its speed by more while the engine plays says nothing of a prediction.
+STEADY = 0.15
 POLICIES = ("default", "least-request", "round-robin")
 # What `vllm serve` does on a CPU where nothing is said.
 _MAX_NUM_SEQS = 128
@@ -84,18 +86,26 @@ class Found:
 
     profile: perf.EngineProfile
     alone: dict[str, Any]
-    alone_simulated: dict[str, Any]
+    alone_simulated: tuple[dict[str, Any], dict[str, Any]]
+    """By what was calibrated before the play, and after it."""
     orders: Sequence[Order]
+
+    @property
+    def drift(self) -> float:
+        """By how much the two predictions of the middle TTFT and E2E differ: the machine's speed changed as much meanwhile."""
+        before, after = self.alone_simulated
+        pairs = [(before[latency]["p50"], after[latency]["p50"]) for latency in table.LATENCIES]
+        return max(max(pair) / min(pair) for pair in pairs) - 1.0
 
 
 async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
-    """All of it; some ten minutes. Raises fleet.FleetError."""
+    """All of it; some fifteen minutes. Raises fleet.FleetError."""
     with tempfile.TemporaryDirectory(prefix="fid-") as name:
         folder = pathlib.Path(name)
         path = folder / "profile.json"
         tiny_model.write(folder / "model", shape=_SHAPE)
         turns = agents.sessions(setting.sessions, setting.gap_s, setting.output_tokens)[: setting.turns]
-        alone = await _alone(folder, path, turns, tell)
+        alone, predicted = await _alone(folder, path, turns, tell)
         profile = perf.load_profile(str(path))
         predicted = _simulate(path, turns, 1, "round-robin")
         orders = [
@@ -128,8 +138,8 @@ def _some_long(turns: Sequence[request.TraceRequest], seed: int) -> list[request
 
 async def _alone(
     folder: pathlib.Path, path: pathlib.Path, turns: Sequence[request.TraceRequest], tell: Callable[[str], None]
-) -> dict[str, Any]:
-    """Calibrates one engine, writes its profile, and plays the sessions on it, without a gateway between."""
+) -> tuple[dict[str, Any], tuple[dict[str, Any], dict[str, Any]]]:
+    """Calibrates one engine, writes its profile, plays the sessions on it, without a gateway between, and calibrates again."""
     engine = types.EngineSpec(kind="vllm", settings=_SETTINGS | {"model_path": str(folder / "model")})
     async with (
         fleet.workers(folder, engine, 1, _START_S) as redis_url,
@@ -140,8 +150,12 @@ async def _alone(
         await _calibrate(url, path, 0.0, tell)
         pause_s = idle_s(turns, _simulate(path, turns, 1, "round-robin")["e2e_ms"]["mean"] / 1000.0)
         await _calibrate(url, path, pause_s, tell)
+        before = _simulate(path, turns, 1, "round-robin")
         await _reset([url])
-        return await _play(folder, url, turns)
+        played = await _play(folder, url, turns)
+        again = path.with_name("again.json")
+        await _calibrate(url, again, pause_s, tell)
+        return played, (before, _simulate(again, turns, 1, "round-robin"))
 
 
 async def _calibrate(url: str, path: pathlib.Path, pause_s: float, tell: Callable[[str], None]) -> None:
@@ -219,8 +233,13 @@ def _simulate(
 
 
 def rows(found: Found) -> list[table.Row]:
-    """The comparison on one engine."""
-    return table.compare("one engine", found.alone, found.alone_simulated, ALLOWED)
+    """The comparison on one engine: the prediction is the mean of the two."""
+    before, after = found.alone_simulated
+    middle = {
+        latency: {figure: (before[latency][figure] + after[latency][figure]) / 2 for figure in ("mean", *ALLOWED)}
+        for latency in table.LATENCIES
+    }
+    return table.compare("one engine", found.alone, middle, ALLOWED)
 
 
 def ranks(found: Found) -> list[tuple[str, str, str, str, str]]:
@@ -228,8 +247,7 @@ def ranks(found: Found) -> list[tuple[str, str, str, str, str]]:
     out = []
     for order in found.orders:
         for latency in table.LATENCIES:
-            means = {policy: order.means(policy, latency) for policy in POLICIES}
-            measured = {policy: pair[0] for policy, pair in means.items()}
-            simulated = {policy: pair[1] for policy, pair in means.items()}
+            measured = {policy: [each[latency]["mean"] for each in order.measured[policy]] for policy in POLICIES}
+            simulated = {policy: order.means(policy, latency)[1] for policy in POLICIES}
             out += [(order.load, latency, *pair) for pair in table.orders(measured, simulated)]
     return out

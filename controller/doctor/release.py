@@ -54,7 +54,7 @@ def workloads(sight: Sight) -> Iterator[Finding]:
         if not wanted:
             kind, number = ("statefulset", 1) if component(each) == "redis" else ("deployment", 2)
             mend = f"kubectl -n {sight.namespace} scale {kind} {name(each)} --replicas={number}"
-            yield Finding("release", Level.ERROR, f"{component(each)}: scaled to 0", mend)
+            yield Finding("release", Level.ERROR, f"{component(each)}: scaled to 0 replicas", mend)
             continue
         problems = [found for pod in _pods(sight, component(each)) if (found := pods.problem(pod))]
         reasons = sorted({found.shown for found in problems})
@@ -84,12 +84,15 @@ def _left(sight: Sight) -> Iterator[Finding]:
     if things:
         message = f"left by an installation, and taken up again by the next of its name: {', '.join(things)}"
         yield Finding("left", Level.WARNING, message, f"kubectl -n {sight.namespace} delete {' '.join(things)}")
-    if sight.models:
-        shown = ", ".join(f"{each['metadata']['namespace']}/{name(each)}" for each in sight.models[:_SHOWN])
-        more = f", and {len(sight.models) - _SHOWN} more" if len(sight.models) > _SHOWN else ""
-        workers = f"their {len(sight.workers or ())} Pods"
-        message = f"no operator looks after the ModelDeployments {shown}{more}; {workers} stay as they are"
-        yield Finding("left", Level.WARNING, message, "kubectl delete md --all -A --wait=false")
+    models = [name(each) for each in sight.models or () if each["metadata"]["namespace"] == sight.namespace]
+    if models:
+        count = sum(each["metadata"]["namespace"] == sight.namespace for each in sight.workers or ())
+        more = f", and {len(models) - _SHOWN} more" if len(models) > _SHOWN else ""
+        message = f"ModelDeployments {', '.join(models[:_SHOWN])}{more} with {count} Pods"
+        message += ", which go on without an operator where no other installation looks after them"
+        yield Finding(
+            "left", Level.WARNING, message, f"kubectl -n {sight.namespace} delete md {' '.join(models[:_SHOWN])}"
+        )
 
 
 def operator_lease(sight: Sight) -> Iterator[Finding]:

@@ -375,10 +375,16 @@ def test_what_cannot_be_seen_is_unknown(name: str) -> None:
 def test_what_an_installation_has_left() -> None:
     """After an uninstall: the user's data and workers, each with what takes it away."""
     left = dataclasses.replace(
-        WELL, workloads=[], gateways=(), leases=[], kept_secrets=frozenset({"penstock-redis"}), workers=[WAITING]
+        WELL,
+        namespace="models",
+        workloads=[],
+        gateways=(),
+        leases=[],
+        kept_secrets=frozenset({"penstock-redis"}),
+        workers=[WAITING],
     )
     found = {each.check: each for each in unwell(left)}
     said = [each.message for each in unwell(left) if each.check == "left"]
     assert found["release"].level is Level.ERROR and len(said) == 2
     assert "pvc/data, secret/penstock-redis" in said[0]
-    assert "no operator looks after the ModelDeployments models/m; their 1 Pods stay" in said[1]
+    assert "ModelDeployments m with 1 Pods, which go on without an operator" in said[1]
