@@ -88,8 +88,10 @@ def _left(sight: Sight) -> Iterator[Finding]:
     if models:
         count = sum(each["metadata"]["namespace"] == sight.namespace for each in sight.workers or ())
         more = f", and {len(models) - _SHOWN} more" if len(models) > _SHOWN else ""
-        message = f"ModelDeployments {', '.join(models[:_SHOWN])}{more} with {count} Pods"
-        message += ", which go on without an operator where no other installation looks after them"
+        message = (
+            f"ModelDeployments {', '.join(models[:_SHOWN])}{more} with {count} Pods, which go on without an operator where "
+            "no other installation looks after them"
+        )
         yield Finding(
             "left", Level.WARNING, message, f"kubectl -n {sight.namespace} delete md {' '.join(models[:_SHOWN])}"
         )
