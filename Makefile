@@ -13,7 +13,7 @@ BENCH_STAMP := .venv-bench/.installed
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	--no-annotate --python-version 3.11
 
-.PHONY: help setup up images cluster cluster-node test test-cluster test-compiled test-long test-traces test-vllm check format generate lock bench vllm clean
+.PHONY: help setup up images cluster cluster-node test test-all test-cluster test-compiled test-long test-traces test-vllm check format generate lock bench vllm clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -48,6 +48,8 @@ test-cluster: setup ## The chart on real nodes: every component a Pod (root, con
 
 test-traces: setup ## Mooncake's trace on 8 workers and 2 gateways, with kills (3 minutes, PENSTOCK_TRACES=folder)
 	$(BIN)/python -m pytest -m traces -s $(PYTEST_ARGS)
+
+test-all: test test-cluster test-long ## What runs here without traces and vLLM engines: tests, real nodes, the longest (45 minutes)
 
 test-compiled: setup ## The gateway's tests on its compiled hot path (needs a C compiler)
 	$(BIN)/python tools/compile_hotpath.py --strict
