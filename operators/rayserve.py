@@ -33,7 +33,8 @@ def document(
     if parts is None:
         worker = build.worker_spec(deployment, role, create)
     else:
-        started = {"command": list(parts.start.command), "num_gpus": _gpus(pod)}
+        start_s = values.duration_s(spec.engine.start_timeout)
+        started = {"command": list(parts.start.command), "start_s": start_s, "num_gpus": _gpus(pod)}
         worker = build.beside_spec(deployment, role, create, parts.start.events) | started
     worker |= {"host": "auto"}
     application = {

@@ -35,7 +35,9 @@ def main() -> int:
     parser.add_argument(
         "--builder", help=f"command line of the builder; default: the first of {', '.join(BUILDERS)} that works"
     )
-    parser.add_argument("--registry", default="localhost", help="in front of the names, as the chart's images.registry")
+    parser.add_argument(
+        "--registry", default="", help="in front of the names, as the chart's images.registry; default: none"
+    )
     parser.add_argument("--tag", default="0.1.0", help="as the chart's images.tag; default: its own version")
     parser.add_argument("--push", action="store_true", help="pushes each after it was built")
     parser.add_argument("flags", nargs="*", help="for the builder, after `--`: --build-arg BASE=..., --platform ...")
@@ -48,7 +50,7 @@ def main() -> int:
         )
         return 2
     for name in NAMES:
-        tag = f"{given.registry.rstrip('/')}/penstock-{name}:{given.tag}"
+        tag = f"{given.registry.rstrip('/')}/penstock-{name}:{given.tag}".lstrip("/")
         steps = [command(program, name, tag, given.flags)]
         steps += [[*program.split(), "push", tag]] if given.push else []
         for step in steps:

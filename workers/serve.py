@@ -83,7 +83,7 @@ def application(config: spec.WorkerSpec, runtime_env: dict[str, Any] | None = No
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=config.drain_s + config.settle_s + 20.0,
+        graceful_shutdown_timeout_s=config.drain_s + config.settle_s + 45.0,
         max_ongoing_requests=8,
         ray_actor_options=options,
     )

@@ -107,10 +107,8 @@ async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
         turns = agents.sessions(setting.sessions, setting.gap_s, setting.output_tokens)[: setting.turns]
         alone, predicted = await _alone(folder, path, turns, tell)
         profile = perf.load_profile(str(path))
-        predicted = _simulate(path, turns, 1, "round-robin")
-        orders = [
-            await _order(folder, path, each, tell) for each in loads(setting, predicted["e2e_ms"]["mean"] / 1000.0)
-        ]
+        answer_s = statistics.fmean(each["e2e_ms"]["mean"] for each in predicted) / 1000.0
+        orders = [await _order(folder, path, each, tell) for each in loads(setting, answer_s)]
         return Found(profile, alone, predicted, orders)
 
 

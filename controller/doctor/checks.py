@@ -12,6 +12,7 @@ OLDEST = (1, 31)
 _KUBERAY = frozenset({"rayclusters.ray.io", "rayservices.ray.io"})
 _GATEWAY_API = frozenset({"gateways.gateway.networking.k8s.io", "httproutes.gateway.networking.k8s.io"})
 _POOLS = "inferencepools.inference.networking.k8s.io"
+_INSTANCE = "app.kubernetes.io/instance"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _APPLY = "kubectl apply --server-side --force-conflicts -f helm/penstock/crds"
 _KUBERAY_INSTALL = (
@@ -81,7 +82,7 @@ def accelerators(sight: Sight) -> Iterator[Finding]:
         if cordoned:
             message = f"cordoned: {', '.join(cordoned)}"
             yield Finding("nodes", Level.WARNING, message, f"kubectl uncordon {' '.join(cordoned)}")
-        missing = [name(each) for each in sight.nodes if not _ready(each) and name(each) not in cordoned]
+        missing = [name(each) for each in sight.nodes if not _answers(each)]
         if missing:
             message = f"not ready: {', '.join(missing)}"
             mend = f"kubectl describe node {' '.join(missing)} (its kubelet or network; on the node: systemctl restart kubelet)"
@@ -114,9 +115,13 @@ def accelerators(sight: Sight) -> Iterator[Finding]:
         yield Finding("accelerators", Level.OK, f"no AcceleratorProfile: workers run on CPUs; devices of nodes: {have}")
 
 
-def _ready(node: Object) -> bool:
+def _answers(node: Object) -> bool:
     conditions = {each["type"]: each["status"] for each in node.get("status", {}).get("conditions", ())}
-    return conditions.get("Ready") == "True" and not node.get("spec", {}).get("unschedulable")
+    return conditions.get("Ready") == "True"
+
+
+def _ready(node: Object) -> bool:
+    return _answers(node) and not node.get("spec", {}).get("unschedulable")
 
 
 def _devices(node: Object) -> list[str]:
@@ -172,7 +177,10 @@ def _ray_operator(sight: Sight, needs: Sequence[str]) -> Finding:
 
 def _needs_ray(model: Object) -> bool:
     spec = model["spec"]
-    return bool(spec.get("hosting") == "RayServe" or spec.get("parallelism", {}).get("nodes", 1) > 1)
+    roles = spec.get("roles", ())
+    given = [spec, *roles, *(kind for each in (spec, *roles) for kind in each.get("accelerators", ()))]
+    spread = any((each.get("parallelism") or {}).get("nodes", 1) > 1 for each in given)
+    return spread or spec.get("hosting") == "RayServe"
 
 
 def storage(sight: Sight) -> Iterator[Finding]:
@@ -181,23 +189,32 @@ def storage(sight: Sight) -> Iterator[Finding]:
         yield _unseen("storage", "storage classes", "list storageclasses")
         return
     default = [name(each) for each in sight.storage_classes if _default(each)]
-    pending = [each for each in sight.claims or () if each.get("status", {}).get("phase") == "Pending"]
+    claims = _claims(sight)
+    pending = [each for each in claims if each.get("status", {}).get("phase") == "Pending"]
     for each in pending:
+        # None is the default class, an empty name none at all.
         wanted = each["spec"].get("storageClassName")
-        message = f"volume claim {name(each)} is not bound (it asks for {wanted or 'the default class'})"
+        asked = "the default class" if wanted is None else wanted or "a volume without a class"
+        message = f"volume claim {name(each)} is not bound (it asks for {asked})"
         mend = f"kubectl -n {sight.namespace} describe pvc {name(each)}"
         there = {name(known) for known in sight.storage_classes}
-        if there and (wanted not in there if wanted else not default):
+        if there and (not default if wanted is None else wanted and wanted not in there):
             objects = f"pvc/{name(each)} statefulset/{name(each).removeprefix('data-').rpartition('-')[0]}"
-            upgrade = f"helm upgrade ... --set redis.bundled.storage.className={'|'.join(sorted(there))}"
-            mend = f"kubectl -n {sight.namespace} delete {objects}; {upgrade}"
+            upgrade = release.upgrade(sight) + " --set redis.bundled.storage.className=CLASS"
+            mend = f"kubectl -n {sight.namespace} delete {objects}; {upgrade} (one of {', '.join(sorted(there))})"
         yield Finding("storage", Level.ERROR, message, mend)
     if default:
         yield Finding("storage", Level.OK, f"default StorageClass {default[0]}")
-    elif not sight.claims:
+    elif not claims:
         names = ", ".join(name(each) for each in sight.storage_classes) or "none"
         mend = "helm upgrade ... --set redis.bundled.storage.className=CLASS, or mark a class as the default"
         yield Finding("storage", Level.WARNING, f"no default StorageClass; there are: {names}", mend)
+
+
+def _claims(sight: Sight) -> list[Object]:
+    """The release's own: others' Redis may be in the namespace as well."""
+    instances = {each["metadata"].get("labels", {}).get(_INSTANCE) for each in sight.workloads or ()}
+    return [each for each in sight.claims or () if each["metadata"].get("labels", {}).get(_INSTANCE) in instances]
 
 
 def _default(each: Object) -> bool:

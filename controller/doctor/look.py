@@ -73,7 +73,7 @@ class Looker:
         version = await self._version()
         (
             definitions, nodes, profiles, models, workers, classes, autoscalers,
-            deployments, stateful, pods, claims, leases, secrets, kuberay,
+            deployments, stateful, pods, claims, leases, secrets, kuberay, everywhere,
         ) = await asyncio.gather(
             self._list(DEFINITIONS),
             self._list("/api/v1/nodes"),
@@ -89,6 +89,7 @@ class Looker:
             self._list(f"/apis/coordination.k8s.io/v1{inside}/leases"),
             self._list(f"/api/v1{inside}/secrets"),
             self._list("/apis/apps/v1/deployments", _KUBERAY),
+            self._list("/apis/apps/v1/deployments", LABEL),
         )  # fmt: skip
         workloads = None if deployments is None or stateful is None else [*deployments, *stateful]
         wanted = {each["metadata"]["name"]: each for each in map(_definition, crds.KINDS)}
@@ -115,6 +116,9 @@ class Looker:
             secrets=None if secrets is None else frozenset(map(sight.name, secrets)),
             kept_secrets=frozenset(sight.name(each) for each in secrets or () if _of_chart(each)),
             kuberay=kuberay,
+            elsewhere=None
+            if everywhere is None
+            else [each for each in everywhere if each["metadata"]["namespace"] != self._namespace],
             gateways=await self._gateways(pods or ()),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from controller.doctor.sight import Object, component, name
 from operators import pods as workers
@@ -11,6 +12,8 @@ from operators.policy import problems
 # What helm calls a change of some values of the release that is there.
 UPGRADE = "helm upgrade {release} helm/penstock -n {namespace} --reset-then-reuse-values"
 _PULLED = frozenset({"ErrImagePull", "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName"})
+# Steps that change the ModelDeployment; others make a Secret, raise a quota, install something.
+_EDITED = re.compile(r"spec\.|engine\.|model\.|parallelism|deployment|specification|the image's name")
 _UNMADE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
@@ -28,8 +31,10 @@ class Problem:
 
 
 def problem(pod: Object) -> Problem | None:
-    """What keeps a Pod from being ready; None where nothing is said."""
+    """What keeps a Pod from being ready; None where nothing is said, or where it has ended and another takes its place."""
     status = pod.get("status", {})
+    if status.get("phase") in ("Failed", "Succeeded") or "deletionTimestamp" in pod["metadata"]:
+        return None
     for each in status.get("conditions", ()):
         if each["type"] == "PodScheduled" and each["status"] == "False":
             return Problem(each.get("reason", "Unschedulable"), each.get("message", ""))
@@ -61,7 +66,7 @@ def mend_model(namespace: str, deployment: str, step: str) -> str:
     """A step of a condition as something to type: its own command, or a change of the ModelDeployment."""
     if "`" in step or step.startswith(("kubectl ", "helm ", "penstock ")):
         return step.replace("`kubectl ", f"`kubectl -n {namespace} ")
-    return f"kubectl -n {namespace} edit md {deployment}: {step}"
+    return f"kubectl -n {namespace} edit md {deployment}: {step}" if _EDITED.search(step) else step
 
 
 def mend_component(workload: Object, found: Problem | None) -> str:
@@ -75,8 +80,12 @@ def mend_component(workload: Object, found: Problem | None) -> str:
     if found.reason == "Unschedulable":
         return f"{upgrade} --set {values}.resources.requests.cpu=LESS, or add nodes"
     if found.reason in _PULLED:
-        return f"{upgrade} --set {values}.image=IMAGE, or with images.pullSecrets that may pull it"
+        image = f"{values}.image=IMAGE" if which == "redis" else "images.registry=REGISTRY --set images.tag=TAG"
+        return f"{upgrade} --set {image}, or with images.pullSecrets that may pull it"
     why = f"kubectl -n {namespace} logs -l {selector} --tail 2 says why"
+    # Only a roll-out that is going on is the last upgrade's.
+    if workload.get("status", {}).get("updatedReplicas", 0) >= workload["spec"].get("replicas", 1):
+        return why
     return f"{why}; helm rollback {release(workload)} -n {namespace} takes back what the last upgrade set"
 
 

@@ -10,6 +10,7 @@ from controller.doctor.sight import Finding, Level, Object, Sight, component, na
 
 # Of a long list, as many are told.
 _SHOWN = 5
+_NAME = "app.kubernetes.io/name"
 _NEEDED = ("gateway", "controller", "operator")
 
 
@@ -23,7 +24,7 @@ def rights(sight: Sight) -> Iterator[Finding]:
         shown = [each.shown for each in denied if each.namespace == place]
         more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
         message = f"the operator may not {', '.join(shown[:_SHOWN])}{more}" + (f" in {place}" if place else "")
-        mend = f"{_upgrade(sight)} (makes its roles and bindings anew)"
+        mend = f"{upgrade(sight)} (makes its roles and bindings anew)"
         yield Finding("rights", Level.ERROR, message, mend)
     if unknown:
         message = "what the operator may do cannot be seen"
@@ -40,14 +41,15 @@ def workloads(sight: Sight) -> Iterator[Finding]:
         return
     present = {component(each) for each in sight.workloads}
     if not present:
-        message = f"Penstock is not installed in namespace {sight.namespace}"
-        mend = f"helm install penstock helm/penstock -n {sight.namespace} --create-namespace (or give -n NAMESPACE)"
-        yield Finding("release", Level.ERROR, message, mend)
-        yield from _left(sight)
+        yield from _nothing(sight)
         return
+    others = sorted({each["metadata"]["namespace"] for each in sight.elsewhere or () if component(each) == "operator"})
+    if "operator" not in present and others:
+        yield Finding("release", Level.OK, f"the operator of the release in {others[0]} is this one's too")
+        present.add("operator")
     for missing in (each for each in _NEEDED if each not in present):
         level, switch = (Level.WARNING, " --set operator.enabled=true") if missing == "operator" else (Level.ERROR, "")
-        yield Finding("release", level, f"there is no {missing}", _upgrade(sight) + switch)
+        yield Finding("release", level, f"there is no {missing}", upgrade(sight) + switch)
     for each in sight.workloads:
         wanted, ready = each["spec"].get("replicas", 1), each.get("status", {}).get("readyReplicas", 0)
         shown = f"{component(each)}: {ready} of {wanted} ready"
@@ -56,7 +58,7 @@ def workloads(sight: Sight) -> Iterator[Finding]:
             mend = f"kubectl -n {sight.namespace} scale {kind} {name(each)} --replicas={number}"
             yield Finding("release", Level.ERROR, f"{component(each)}: scaled to 0 replicas", mend)
             continue
-        problems = [found for pod in _pods(sight, component(each)) if (found := pods.problem(pod))]
+        problems = [found for pod in _pods(sight, each) if (found := pods.problem(pod))]
         reasons = sorted({found.shown for found in problems})
         # A roll-out that does not get on leaves the old Pods ready: as many as are wanted, and one that is not.
         if ready >= wanted and not reasons:
@@ -67,20 +69,34 @@ def workloads(sight: Sight) -> Iterator[Finding]:
         yield Finding("release", level, f"{shown}: {'; '.join(reasons) or 'no Pod says why'}", mend)
 
 
-def _pods(sight: Sight, which: str) -> list[Object]:
-    return [each for each in sight.pods or () if component(each) == which]
+def _pods(sight: Sight, workload: Object) -> list[Object]:
+    """Those of one workload: a namespace may hold others' components of the same name."""
+    own = component(workload), pods.release(workload)
+    return [each for each in sight.pods or () if (component(each), pods.release(each)) == own]
 
 
-def _upgrade(sight: Sight) -> str:
+def upgrade(sight: Sight) -> str:
     """The same release and values, made anew."""
     names = {pods.release(each) for each in sight.workloads or ()}
     return pods.UPGRADE.format(release=min(names, default="RELEASE"), namespace=sight.namespace)
 
 
-def _left(sight: Sight) -> Iterator[Finding]:
-    """What an installation that is gone has left: the user's data, and workers that serve on with nobody to look after them."""
-    things = [f"pvc/{name(each)}" for each in sight.claims or ()]
-    things += [f"secret/{each}" for each in sorted(sight.kept_secrets)]
+def _nothing(sight: Sight) -> Iterator[Finding]:
+    """There is no release here: where there is one, and what one that is gone has left."""
+    message = f"Penstock is not installed in namespace {sight.namespace}"
+    others = sorted({each["metadata"]["namespace"] for each in sight.elsewhere or ()})
+    if others:
+        yield Finding(
+            "release", Level.ERROR, f"{message}; it is in {', '.join(others)}", f"penstock doctor -n {others[0]}"
+        )
+        return
+    install = f"helm install penstock helm/penstock -n {sight.namespace} --create-namespace"
+    yield Finding("release", Level.ERROR, message, f"{install} (or give -n NAMESPACE)")
+    # Where other namespaces cannot be seen, what is here may be another release's.
+    if sight.elsewhere is None:
+        return
+    own = [each for each in sight.claims or () if each["metadata"].get("labels", {}).get(_NAME) == "penstock"]
+    things = [*(f"pvc/{name(each)}" for each in own), *(f"secret/{each}" for each in sorted(sight.kept_secrets))]
     if things:
         message = f"left by an installation, and taken up again by the next of its name: {', '.join(things)}"
         yield Finding("left", Level.WARNING, message, f"kubectl -n {sight.namespace} delete {' '.join(things)}")
@@ -89,12 +105,10 @@ def _left(sight: Sight) -> Iterator[Finding]:
         count = sum(each["metadata"]["namespace"] == sight.namespace for each in sight.workers or ())
         more = f", and {len(models) - _SHOWN} more" if len(models) > _SHOWN else ""
         message = (
-            f"ModelDeployments {', '.join(models[:_SHOWN])}{more} with {count} Pods, which go on without an operator where "
-            "no other installation looks after them"
+            f"ModelDeployments {', '.join(models[:_SHOWN])}{more} with {count} Pods go on, and no operator sees to them"
         )
-        yield Finding(
-            "left", Level.WARNING, message, f"kubectl -n {sight.namespace} delete md {' '.join(models[:_SHOWN])}"
-        )
+        gone = f"kubectl -n {sight.namespace} delete md {' '.join(models[:_SHOWN])}"
+        yield Finding("left", Level.WARNING, message, f"{install} (or, if nobody needs them: {gone})")
 
 
 def operator_lease(sight: Sight) -> Iterator[Finding]:
@@ -103,12 +117,11 @@ def operator_lease(sight: Sight) -> Iterator[Finding]:
         message = "leases cannot be seen"
         yield Finding("operator", Level.UNKNOWN, message, f"kubectl -n {sight.namespace} auth can-i list leases")
         return
-    if not any(component(each) == "operator" for each in sight.workloads or ()):
+    own = [name(each) for each in sight.workloads or () if component(each) == "operator"]
+    if not own:
         return
-    selector = "app.kubernetes.io/component=operator"
-    mend = (
-        f"kubectl -n {sight.namespace} rollout restart deployment -l {selector} (its log says why: logs -l {selector})"
-    )
+    inside = f"kubectl -n {sight.namespace}"
+    mend = f"{inside} rollout restart deployment {own[0]} ({inside} logs deployment/{own[0]} says why)"
     if not sight.leases:
         yield Finding("operator", Level.ERROR, "no operator has ever led", mend)
     for lease in sight.leases:
@@ -140,17 +153,37 @@ def redis(sight: Sight) -> Iterator[Finding]:
             yield Finding("redis", Level.ERROR, message, mend)
     lost = [each.pod for each in sight.gateways if any("registry-lost" in line for line in each.degraded)]
     if lost:
-        mend = f"kubectl -n {sight.namespace} rollout restart statefulset -l app.kubernetes.io/component=redis"
-        if any(not each["spec"].get("replicas", 1) for each in bundled):
-            mend = f"kubectl -n {sight.namespace} scale statefulset {name(bundled[0])} --replicas=1"
-        elif not bundled:
-            secret = min(_secrets(sight), default="SECRET")
-            mend = f"kubectl -n {sight.namespace} get secret {secret} -o jsonpath={{.data.url}} | base64 -d: is this the Redis?"
         yield Finding(
-            "redis", Level.ERROR, f"{', '.join(lost)} {'does' if len(lost) == 1 else 'do'} not reach Redis", mend
+            "redis",
+            Level.ERROR,
+            f"{', '.join(lost)} {'does' if len(lost) == 1 else 'do'} not reach Redis",
+            _redis_mend(sight, bundled),
         )
     elif any(each.reached for each in sight.gateways):
         yield Finding("redis", Level.OK, "gateways reach Redis")
+
+
+def _redis_mend(sight: Sight, bundled: list[Object]) -> str:
+    inside = f"kubectl -n {sight.namespace}"
+    if not bundled:
+        secret = _url_secret(sight) or "SECRET"
+        return f"{inside} get secret {secret} -o jsonpath={{.data.url}} | base64 -d (shows the password): is this the Redis?"
+    if not bundled[0]["spec"].get("replicas", 1):
+        return f"{inside} scale statefulset {name(bundled[0])} --replicas=1"
+    if not bundled[0]["spec"].get("volumeClaimTemplates"):
+        # A restart would lose what it holds.
+        return f"{inside} describe pods -l app.kubernetes.io/component=redis"
+    return f"{inside} rollout restart statefulset {name(bundled[0])}"
+
+
+def _url_secret(sight: Sight) -> str:
+    """The Secret of the URL of Redis, as the gateways name it."""
+    for each in sight.workloads or ():
+        for container in each["spec"]["template"]["spec"]["containers"]:
+            for variable in container.get("env", ()):
+                if variable["name"].endswith("REDIS_URL") and "secretKeyRef" in variable.get("valueFrom", {}):
+                    return str(variable["valueFrom"]["secretKeyRef"]["name"])
+    return ""
 
 
 def _secrets(sight: Sight) -> dict[str, str]:
@@ -190,17 +223,19 @@ def models(sight: Sight) -> Iterator[Finding]:
     if sight.models is None:
         yield Finding("models", Level.UNKNOWN, "ModelDeployments cannot be seen", "kubectl auth can-i list md")
         return
-    told: set[tuple[str, str]] = set()
+    told: dict[tuple[str, str], str] = {}
     for each in sight.models:
         for found in _model(each):
             yield found
             if found.level is not Level.OK:
-                told.add((each["metadata"]["namespace"], name(each)))
+                whose = each["metadata"]["namespace"], name(each)
+                told[whose] = told.get(whose, "") + found.message
     for each in sight.workers or ():
         about = each["metadata"]
         owner = (about["namespace"], about.get("labels", {}).get("penstock.dev/deployment", ""))
-        # What its deployment says need not be said twice.
-        if owner not in told and (problem := pods.problem(each)):
+        problem = pods.problem(each)
+        # What its deployment says of it need not be said twice.
+        if problem is not None and problem.reason.partition(",")[0] not in told.get(owner, ""):
             message = f"worker {about['namespace']}/{name(each)}: {problem.shown}"
             yield Finding("models", Level.WARNING, message, pods.mend_worker(each, problem))
     if not sight.models:
@@ -225,9 +260,10 @@ def _model(found: Object) -> Iterator[Finding]:
     if ready["status"] == "True":
         yield Finding("models", Level.OK, f"{shown}: {ready['message']}")
     wrong = [] if ready["status"] == "True" else [ready]
-    # Workers that keep the model from being ready are told of once, not as a roll-out's too.
-    rest = _CONDITIONS[1:] if wrong else _CONDITIONS
-    wrong += [conditions[kind] for kind in rest if kind in conditions and _fault(conditions[kind])]
+    for kind in _CONDITIONS:
+        # Workers that keep the model from being ready are told of once, not as a roll-out's too.
+        if kind in conditions and _fault(conditions[kind]) and not (wrong and conditions[kind]["reason"] in _MOVING):
+            wrong.append(conditions[kind])
     for each in wrong:
         cause, _, step = each["message"].partition(" -> ")
         mend = pods.mend_model(namespace, name(found), step) if step else look

@@ -79,6 +79,8 @@ class Sight:
     autoscalers: Sequence[Object] | None = None
     workloads: Sequence[Object] | None = None
     pods: Sequence[Object] | None = None
+    # Deployments of releases in other namespaces.
+    elsewhere: Sequence[Object] | None = None
     claims: Sequence[Object] | None = None
     leases: Sequence[Object] | None = None
     secrets: frozenset[str] | None = None

@@ -166,10 +166,12 @@ def _after_failure(wanted: Wanted, state: State) -> Decision:
     """Back to the revision before, or held where it is, until the specification changes again."""
     kept = dataclasses.replace(state, update=wanted.newest, canary_s=None, fault_s=None)
     step = "change the specification, or `penstock rollout undo` it"
+    # The cause may have a step of its own: that of the roll-out is the last.
+    cause = state.cause.replace(" -> ", ": ")
     if wanted.roll_back:
-        said = f"revision {wanted.newest} was rolled back: {state.cause}; {step}"
+        said = f"revision {wanted.newest} was rolled back: {cause} -> {step}"
         return Decision(Rolling(state.revision), kept, Phase.ROLLED_BACK, said)
-    said = f"the roll-out of revision {wanted.newest} has stopped: {state.cause}; {step}"
+    said = f"the roll-out of revision {wanted.newest} has stopped: {cause} -> {step}"
     return Decision(Rolling(wanted.newest, state.revision, held=True), kept, Phase.STOPPED, said)
 
 

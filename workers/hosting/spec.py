@@ -31,6 +31,7 @@ class WorkerSpec(pydantic.BaseModel):
     command: tuple[str, ...] = Field(
         (), description="Starts the engine of `engine_url`, as a child; none: another does"
     )
+    start_s: float | None = Field(None, gt=0, description="Longest start of such a child, s; unset: no limit")
     kv_events: str | None = Field(None, description="KV events of such an engine, as the agent reaches them")
     kv_replay: str | None = Field(None, description="Replay socket of such an engine")
     agent_port: int | None = Field(None, ge=0, le=65535, description="Port for `/drain` and `/healthz`; unset: none")

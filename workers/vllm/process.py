@@ -1,22 +1,18 @@
 """One vLLM server on CPU as a child process."""
 
 import asyncio
-import collections
-import contextlib
 import json
 import os
 import pathlib
-import signal
 import socket
 import time
 
 import pydantic
 
-from penstock.runtime import processes
+from workers import program
 from workers.vllm import install
 
 _POLL_S = 0.2
-_TAIL_LINES = 40
 # Named as a class, because vLLM's CPU platform turns "uni" into "mp". There a worker process and the engine wait for each other
 # by spinning, up to a second after each message: an engine takes two cores whatever its load.
 _EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
@@ -58,9 +54,7 @@ class VllmProcess:
         self.settings = settings
         self.port = settings.port
         """The HTTP port, once started."""
-        self._process: asyncio.subprocess.Process | None = None
-        self._pump: asyncio.Task[None] | None = None
-        self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
+        self._program = program.Program()
 
     @property
     def url(self) -> str:
@@ -70,29 +64,19 @@ class VllmProcess:
     @property
     def pid(self) -> int | None:
         """Process id, once started."""
-        return self._process.pid if self._process else None
+        return self._program.pid
 
     def poll(self) -> int | None:
         """Exit status, or None while it runs (or has not been started)."""
-        return self._process.returncode if self._process else None
+        return self._program.poll()
 
     async def start(self) -> int:
         """Start the engine, wait until it is healthy, return its port. Raises VllmFailed; nothing is left then."""
-        program = self.settings.venv / "bin" / "vllm"
-        if not program.exists():
-            raise VllmFailed(f"{program} is not there; run: python -m workers.vllm.install --venv {self.settings.venv}")
+        found = self.settings.venv / "bin" / "vllm"
+        if not found.exists():
+            raise VllmFailed(f"{found} is not there; run: python -m workers.vllm.install --venv {self.settings.venv}")
         self.port = self.settings.port or _free_port(self.settings.host)
-        # A worker that is killed must not leave an engine; SIGTERM lets vLLM end its own children.
-        self._process = await asyncio.create_subprocess_exec(
-            *processes.die_with_parent([str(program.absolute()), *self._arguments()], signal.SIGTERM),
-            env=self._environment(),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-            limit=2**20,
-        )
-        self._pump = asyncio.create_task(self._read_output(self._process), name="vllm-output")
+        await self._program.start([str(found.absolute()), *self._arguments()], self._environment())
         try:
             await self._wait_healthy()
         except BaseException:
@@ -102,37 +86,18 @@ class VllmProcess:
 
     async def stop(self, grace_s: float = 15.0) -> None:
         """SIGTERM, then after `grace_s` SIGKILL, to the whole process group. Safe to call twice."""
-        process = self._process
-        if process is None:
-            return
-        if process.returncode is None and grace_s > 0:
-            _signal_group(process.pid, signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), grace_s)
-        # The group may outlive its leader.
-        _signal_group(process.pid, signal.SIGKILL)
-        await process.wait()
-        if self._pump is not None:
-            await asyncio.gather(self._pump, return_exceptions=True)
+        await self._program.stop(grace_s)
 
     async def _wait_healthy(self) -> None:
         deadline_s = time.monotonic() + self.settings.start_timeout_s
         while not await _answers(self.settings.host, self.port):
             if self.poll() is not None:
-                raise VllmFailed(f"vLLM ended with {self.poll()} while starting:\n{self._last_lines()}")
+                raise VllmFailed(f"vLLM ended with {self.poll()} while starting:\n{self._program.last_lines()}")
             if time.monotonic() > deadline_s:
                 raise VllmFailed(
-                    f"vLLM was not healthy within {self.settings.start_timeout_s:g} s:\n{self._last_lines()}"
+                    f"vLLM was not healthy within {self.settings.start_timeout_s:g} s:\n{self._program.last_lines()}"
                 )
             await asyncio.sleep(_POLL_S)
-
-    async def _read_output(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        while line := await process.stdout.readline():
-            self._tail.append(line.decode("utf-8", "replace").rstrip())
-
-    def _last_lines(self) -> str:
-        return "\n".join(self._tail)
 
     def _arguments(self) -> list[str]:
         config = self.settings
@@ -191,11 +156,6 @@ async def _answers(host: str, port: int) -> bool:
         return False
     finally:
         writer.close()
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, number)
 
 
 def _free_port(host: str) -> int:

@@ -69,7 +69,18 @@ class Builder:
         flags = ["--layers", "--isolation", "chroot", "--pull-never", "--build-arg", f"BASE={_BASE}"]
         flags += ["--volume", f"{_SITES}:{_SITES}:ro"] if _SITES.exists() else []
         began_s = time.monotonic()
-        argv = [sys.executable, "tools/images.py", "--builder", self.program, "--tag", "test", "--", *flags]
+        argv = [
+            sys.executable,
+            "tools/images.py",
+            "--builder",
+            self.program,
+            "--registry",
+            "localhost",
+            "--tag",
+            "test",
+            "--",
+            *flags,
+        ]
         ran = subprocess.run(argv, cwd=containers.ROOT, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, (ran.stdout + ran.stderr)[-3000:]
         return time.monotonic() - began_s

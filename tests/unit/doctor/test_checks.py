@@ -12,6 +12,7 @@ from controller.doctor.sight import Finding, Gateway, Level, Right, Sight
 
 NOW_S = 1_800_000_000.0
 Object = dict[str, Any]
+INSTANCE = {"app.kubernetes.io/instance": "pen"}
 
 
 def definition(name: str, text: str = "new", established: str = "True") -> Object:
@@ -30,25 +31,27 @@ def node(name: str = "n0", ready: str = "True", labels: Object | None = None, **
     return {"metadata": {"name": name, "labels": labels or {}}, "spec": {}, "status": status}
 
 
-def workload(component: str, wanted: int = 2, ready: int = 2, **spec: Any) -> Object:
+def workload(component: str, wanted: int = 2, ready: int = 2, updated: int | None = None, **spec: Any) -> Object:
     """A Deployment of the chart."""
-    env = [{"name": "URL", "valueFrom": {"secretKeyRef": {"name": "penstock-redis", "key": "url"}}}]
+    env = [
+        {"name": "PENSTOCK_GATEWAY_REDIS_URL", "valueFrom": {"secretKeyRef": {"name": "penstock-redis", "key": "url"}}}
+    ]
     pod = {"containers": [{"name": component, "env": env}], "serviceAccountName": f"penstock-{component}"}
     return {
         "metadata": {
             "name": f"penstock-{component}",
             "namespace": "penstock",
-            "labels": {"app.kubernetes.io/component": component, "app.kubernetes.io/instance": "pen"},
+            "labels": {"app.kubernetes.io/component": component, **INSTANCE},
         },
         "spec": {"replicas": wanted, "template": {"spec": pod}, **spec},
-        "status": {"readyReplicas": ready},
+        "status": {"readyReplicas": ready, "updatedReplicas": wanted if updated is None else updated},
     }
 
 
 def pod(component: str, **status: Any) -> Object:
     """A Pod of the chart."""
     return {
-        "metadata": {"name": f"{component}-x", "labels": {"app.kubernetes.io/component": component}},
+        "metadata": {"name": f"{component}-x", "labels": {"app.kubernetes.io/component": component, **INSTANCE}},
         "status": status,
     }
 
@@ -91,10 +94,12 @@ def told(kind: str, reason: str, message: str) -> Object:
     return found | {"status": found["status"] | {"conditions": conditions}}
 
 
-def blocked(kind: str, status: str, reason: str) -> Object:
+def blocked(
+    kind: str, status: str, reason: str, message: str = "0 of 1: ErrImagePull, no GPU -> add nodes for the deployment"
+) -> Object:
     """A ModelDeployment with a condition that gives a step."""
     found = model()
-    said = {"type": kind, "status": status, "reason": reason, "message": "0 of 1: no GPU -> add nodes"}
+    said = {"type": kind, "status": status, "reason": reason, "message": message}
     before = [each for each in found["status"]["conditions"] if each["type"] != kind]
     return found | {"status": found["status"] | {"conditions": [*before, said]}}
 
@@ -103,6 +108,12 @@ def ray_operator(replicas: int = 1, ready: int = 0) -> Object:
     """KubeRay's Deployment."""
     about = {"name": "kuberay", "namespace": "ray"}
     return {"metadata": about, "spec": {"replicas": replicas}, "status": {"readyReplicas": ready}}
+
+
+def claim(name: str, phase: str = "Bound", **spec: Any) -> Object:
+    """Of the bundled Redis."""
+    labels = {"app.kubernetes.io/name": "penstock", **INSTANCE}
+    return {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": {"phase": phase}}
 
 
 def accelerator(**selector: str) -> Object:
@@ -131,7 +142,8 @@ WELL = Sight(
         workload("redis", 1, 1, volumeClaimTemplates=[{}]),
     ],
     pods=[],
-    claims=[{"metadata": {"name": "data"}, "spec": {}, "status": {"phase": "Bound"}}],
+    elsewhere=[],
+    claims=[claim("data")],
     leases=[lease()],
     secrets=frozenset({"penstock-redis"}),
     gateways=(Gateway("gw-a", True), Gateway("gw-b", True)),
@@ -202,17 +214,28 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ),
         ({"storage_classes": [], "claims": []}, "warning", "no default StorageClass; there are: none", "className"),
         (
-            {"claims": [{"metadata": {"name": "data"}, "spec": {}, "status": {"phase": "Pending"}}]},
+            {"claims": [claim("data", "Pending")]},
             "error", "volume claim data is not bound (it asks for the default class)", "describe pvc data",
         ),
         (
             {
                 "storage_classes": [{"metadata": {"name": "slow"}}],
-                "claims": [{
-                    "metadata": {"name": "data-pen-redis-0"}, "spec": {"storageClassName": "fast"}, "status": {"phase": "Pending"}
-                }],
+                "claims": [claim("data-pen-redis-0", "Pending", storageClassName="fast")],
             },
-            "error", "it asks for fast", "delete pvc/data-pen-redis-0 statefulset/pen-redis; helm upgrade",
+            "error", "it asks for fast", "statefulset/pen-redis; helm upgrade pen helm/penstock -n penstock --reset-then-reuse-values --set redis.bundled",
+        ),
+        (
+            {"workloads": [], "gateways": (), "elsewhere": [workload("gateway") | {"metadata": {"namespace": "serving"}}]},
+            "error", "not installed in namespace penstock; it is in serving", "penstock doctor -n serving",
+        ),
+        (
+            {
+                "nodes": [
+                    node(), node("n1", "False") | {"spec": {"unschedulable": True}}, node("n2") | {"spec": {"unschedulable": True}}
+                ],
+                "workloads": WELL.workloads,
+            },
+            "warning warning", "cordoned: n1, n2", "kubectl uncordon n1 n2",
         ),
         ({"workloads": [], "gateways": (), "claims": [], "models": []}, "error", "not installed in namespace penstock", "helm install"),
         (
@@ -224,11 +247,11 @@ GPU = {"accelerators": [{"profile": "h100"}]}
                 "workloads": [*(WELL.workloads or ())[1:], workload("gateway", 2, 0)],
                 "pods": [pod("gateway", containerStatuses=waiting("ImagePullBackOff", "not found"))],
             },
-            "error", "gateway: 0 of 2 ready: ImagePullBackOff: not found", "--reset-then-reuse-values --set gateway.image=IMAGE",
+            "error", "gateway: 0 of 2 ready: ImagePullBackOff: not found", "--reset-then-reuse-values --set images.registry=REGISTRY",
         ),
         (
             {
-                "workloads": [*(WELL.workloads or ())[1:], workload("gateway", 2, 1)],
+                "workloads": [*(WELL.workloads or ())[1:], workload("gateway", 2, 1, updated=1)],
                 "pods": [
                     pod("gateway", containerStatuses=waiting("CrashLoopBackOff", "back-off", terminated={"exitCode": 2}))
                 ],
@@ -246,19 +269,19 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ),
         (
             {"pods": [pod("gateway", containerStatuses=waiting("CrashLoopBackOff", "", terminated={"exitCode": 2}))]},
-            "warning", "gateway: 2 of 2 ready: CrashLoopBackOff, exit status 2", "helm rollback pen",
+            "warning", "gateway: 2 of 2 ready: CrashLoopBackOff, exit status 2", "logs -l app.kubernetes.io/component=gateway --tail 2 says why",
         ),
         (
             {"pods": [pod("gateway", containerStatuses=[{"state": {"terminated": {"exitCode": 2, "reason": "Error"}}}])]},
-            "warning", "gateway: 2 of 2 ready: ended with exit status 2: Error", "helm rollback pen",
+            "warning", "gateway: 2 of 2 ready: ended with exit status 2: Error", "--tail 2 says why",
         ),
         (
             {"pods": [pod("gateway", containerStatuses=[{
                 "state": {"running": {}}, "ready": False, "restartCount": 3, "lastState": {"terminated": {"exitCode": 2}}
             }])]},
-            "warning", "gateway: 2 of 2 ready: restarted 3 times, the last time after exit status 2", "helm rollback pen",
+            "warning", "gateway: 2 of 2 ready: restarted 3 times, the last time after exit status 2", "logs -l app.kubernetes.io/component=gateway --tail 2 says why",
         ),
-        ({"leases": []}, "error", "no operator has ever led", "rollout restart deployment -l"),
+        ({"leases": []}, "error", "no operator has ever led", "rollout restart deployment penstock-operator"),
         ({"leases": [lease("")]}, "error", "no operator leads", "rollout restart"),
         ({"leases": [lease(age_s=60)]}, "error", "operator-a led, and has been silent for 60 s", "logs"),
         (
@@ -268,7 +291,7 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ({"secrets": frozenset()}, "error", "Secret penstock-redis is not there", "create secret generic penstock-redis"),
         (
             {"gateways": (Gateway("gw-a", True, ("registry-lost: Redis does not answer", "sharing-lost: too")),)},
-            "error", "gw-a does not reach Redis", "rollout restart statefulset",
+            "error", "gw-a does not reach Redis", "rollout restart statefulset penstock-redis",
         ),
         (
             {
@@ -306,11 +329,23 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ),
         (
             {"models": [blocked("Ready", "False", "WorkersBlocked")]},
-            "warning", "models/m: WorkersBlocked: 0 of 1: no GPU", "kubectl -n models edit md m: add nodes",
+            "warning", "models/m: WorkersBlocked: 0 of 1: ErrImagePull", "kubectl -n models edit md m: add nodes",
         ),
         (
             {"models": [blocked("Progressing", "True", "RolloutBlocked")], "workers": [WAITING]},
-            "warning", "models/m: RolloutBlocked: 0 of 1: no GPU", "kubectl -n models edit md m: add nodes",
+            "warning", "models/m: RolloutBlocked: 0 of 1: ErrImagePull", "kubectl -n models edit md m: add nodes",
+        ),
+        (
+            {"models": [model(None)], "workers": [WAITING]},
+            "warning warning", "models/m: no operator has looked at it", "describe md m",
+        ),
+        (
+            {"models": [blocked("Ready", "False", "QuotaExceeded", "no more -> raise the namespace's ResourceQuota")]},
+            "warning", "QuotaExceeded: no more", "raise the namespace's ResourceQuota",
+        ),
+        (
+            {"models": [blocked("Progressing", "False", "RolloutStopped", "a: b -> change it, or `penstock rollout undo` it")]},
+            "warning", "RolloutStopped: a: b", "`penstock rollout undo`",
         ),
         (
             {"workers": [WAITING]},
@@ -329,7 +364,7 @@ GPU = {"accelerators": [{"profile": "h100"}]}
 def test_what_is_wrong_is_said_with_its_mend(change: Object, level: str, said: str, mend: str) -> None:
     """One thing that is wrong gives one finding, of the right level, that names it and the command."""
     found = unwell(dataclasses.replace(WELL, **change))
-    assert [str(each.level) for each in found] == [level], found
+    assert [str(each.level) for each in found] == level.split(), found
     assert said in found[0].message
     assert mend in found[0].mend
 
@@ -377,6 +412,7 @@ def test_what_an_installation_has_left() -> None:
     left = dataclasses.replace(
         WELL,
         namespace="models",
+        claims=[claim("data"), {"metadata": {"name": "others"}, "spec": {}}],
         workloads=[],
         gateways=(),
         leases=[],
@@ -387,4 +423,44 @@ def test_what_an_installation_has_left() -> None:
     said = [each.message for each in unwell(left) if each.check == "left"]
     assert found["release"].level is Level.ERROR and len(said) == 2
     assert "pvc/data, secret/penstock-redis" in said[0]
-    assert "ModelDeployments m with 1 Pods, which go on without an operator" in said[1]
+    assert "ModelDeployments m with 1 Pods go on, and no operator" in said[1]
+    unseen = unwell(dataclasses.replace(left, elsewhere=None))
+    assert "left" not in {each.check for each in unseen}, "what may be another release's is not offered for deletion"
+
+
+def test_an_operator_of_another_release() -> None:
+    """A release without one is well where another's looks after the cluster."""
+    others = [
+        workload("operator") | {"metadata": {"namespace": "a", "labels": {"app.kubernetes.io/component": "operator"}}}
+    ]
+    without = [each for each in WELL.workloads or () if "operator" not in each["metadata"]["name"]]
+    assert unwell(dataclasses.replace(WELL, workloads=without, elsewhere=others)) == []
+
+
+def test_pods_that_have_ended_or_are_others_keep_nobody() -> None:
+    """An evicted Pod whose place was taken, one that is deleted, and one of another release say nothing of this one."""
+    ended = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137}}}]}
+    evicted = pod("gateway", phase="Failed", **ended)
+    going = pod("gateway", **ended)
+    going["metadata"] = going["metadata"] | {"deletionTimestamp": "now"}
+    another = pod("gateway", **ended)
+    another["metadata"] = another["metadata"] | {
+        "labels": {"app.kubernetes.io/component": "gateway", "app.kubernetes.io/instance": "other"}
+    }
+    assert unwell(dataclasses.replace(WELL, pods=[evicted, going, another])) == []
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        {"parallelism": {"nodes": 2}},
+        {"accelerators": [{"profile": "h100", "parallelism": {"nodes": 2}}]},
+        {"roles": [{"name": "unified", "parallelism": {"nodes": 2}}]},
+        {"roles": [{"name": "unified", "accelerators": [{"profile": "h100", "parallelism": {"nodes": 2}}]}]},
+    ],
+)
+def test_wherever_a_worker_is_given_several_nodes_kuberay_is_needed(spread: Object) -> None:
+    """By the deployment, a role, or an accelerator of either."""
+    sight = dataclasses.replace(WELL, models=[model(**spread)], other_definitions=frozenset())
+    [found] = [each for each in unwell(sight) if each.check == "kuberay"]
+    assert found.level is Level.ERROR

@@ -1,0 +1,61 @@
+"""What `benchmarks.fidelity vllm` makes of its figures, without an engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.fidelity import vllm
+from penstock import perf
+from penstock.workload import request
+
+
+def figures(ttft_ms: float, e2e_ms: float) -> dict[str, Any]:
+    """Of one play."""
+    return {
+        name: {"mean": value, "p50": value, "p95": 2 * value}
+        for name, value in (("ttft_ms", ttft_ms), ("e2e_ms", e2e_ms))
+    }
+
+
+def found(before: float, after: float) -> vllm.Found:
+    """One engine whose middle TTFT was 40 ms, and two under three policies."""
+    rounds = {"default": [40.0, 42.0], "least-request": [50.0, 70.0], "round-robin": [60.0, 60.0]}
+    order = vllm.Order(
+        "sessions",
+        {name: [figures(each, 2 * each) for each in rows] for name, rows in rounds.items()},
+        {
+            name: [figures(each, 2 * each)]
+            for name, each in (("default", 30.0), ("least-request", 50.0), ("round-robin", 45.0))
+        },
+    )
+    alone = figures(before, 160.0), figures(after, 160.0)
+    return vllm.Found(perf.load_profile("cpu-tiny"), figures(40.0, 160.0), alone, [order])
+
+
+def test_the_prediction_is_the_mean_of_before_and_after() -> None:
+    """36 and 48 ms predict 42 where 40 were measured; the machine drifted by a third."""
+    one = found(36.0, 48.0)
+    rows = {row.figure: row for row in vllm.rows(one)}
+    assert rows["TTFT p50"].predicted == 42.0 and rows["TTFT p50"].met is True
+    assert rows["E2E p95"].predicted == 320.0
+    assert one.drift == pytest.approx(1 / 3)
+    assert one.drift > vllm.STEADY > found(40.0, 42.0).drift
+
+
+def test_each_pair_is_ranked_by_each_latency() -> None:
+    """Two that lead in one play each are unsettled where the simulator has them the other way round; the default is first."""
+    said = {
+        (better, worse): order
+        for _, latency, better, worse, order in vllm.ranks(found(40.0, 40.0))
+        if latency == "ttft_ms"
+    }
+    assert said[("default", "least-request")] == said[("default", "round-robin")] == "same"
+    assert {said.get(("least-request", "round-robin")), said.get(("round-robin", "least-request"))} == {None, "unsettled"}
+
+
+def test_the_pause_is_what_the_middle_request_finds() -> None:
+    """Answers of 0.3 s to requests of which one comes while the first is answered, and two after a second of rest."""
+    turns = [request.TraceRequest(at_s, 10, 1, "t", number) for number, at_s in enumerate((0.0, 0.1, 1.4, 2.7))]
+    assert vllm.idle_s(turns, 0.3) == pytest.approx((0.0 + 1.0) / 2)
