@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from penstock.runtime import clock as clocks
@@ -124,8 +126,12 @@ class Builder:
 
     def stop(self) -> None:
         """Ends the containers, and removes everything."""
+        # What runs within has a session of its own, and outlives a buildah that is told to end.
         for _, process in self._running:
-            os.killpg(process.pid, 15)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for each in psutil.Process(process.pid).children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        each.terminate()
         for _, process in self._running:
             process.wait(30)
         self.run("rm", "--all")
