@@ -52,7 +52,10 @@ def test_each_pair_is_ranked_by_each_latency() -> None:
         if latency == "ttft_ms"
     }
     assert said[("default", "least-request")] == said[("default", "round-robin")] == "same"
-    assert {said.get(("least-request", "round-robin")), said.get(("round-robin", "least-request"))} == {None, "unsettled"}
+    assert {said.get(("least-request", "round-robin")), said.get(("round-robin", "least-request"))} == {
+        None,
+        "unsettled",
+    }
 
 
 def test_the_pause_is_what_the_middle_request_finds() -> None:
