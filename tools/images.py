@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -31,6 +32,7 @@ def command(program: str, name: str, tag: str, more: Sequence[str] = ()) -> list
 
 def main() -> int:
     """Entry point: 0 where all are built (and pushed), 1 where one is not, 2 where nothing can build them."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     parser = argparse.ArgumentParser(prog="python tools/images.py")
     parser.add_argument(
         "--builder", help=f"command line of the builder; default: the first of {', '.join(BUILDERS)} that works"
@@ -38,7 +40,9 @@ def main() -> int:
     parser.add_argument(
         "--registry", default="", help="in front of the names, as the chart's images.registry; default: none"
     )
-    parser.add_argument("--tag", default="0.1.0", help="as the chart's images.tag; default: its own version")
+    parser.add_argument(
+        "--tag", default=version, help="as the chart's images.tag; default: its own, the project's version"
+    )
     parser.add_argument("--push", action="store_true", help="pushes each after it was built")
     parser.add_argument("flags", nargs="*", help="for the builder, after `--`: --build-arg BASE=..., --platform ...")
     given = parser.parse_args()

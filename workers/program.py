@@ -10,11 +10,12 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from penstock.runtime import processes
+from penstock.runtime import processes, tasks
 
 _TAIL_LINES = 40
 _LINE_BYTES = 2**20
 _POLL_S = 0.05
+_LAST_WORDS_S = 1.0
 
 
 class Program:
@@ -66,9 +67,11 @@ class Program:
                 await asyncio.wait_for(self.wait(), grace_s)
         # The group may outlive its leader.
         _signal_group(process.pid, signal.SIGKILL)
-        await process.wait()
+        await self.wait()
         if self._pump is not None:
-            await asyncio.gather(self._pump, return_exceptions=True)
+            # What has left the group may hold the output open for ever.
+            await asyncio.wait({self._pump}, timeout=_LAST_WORDS_S)
+            await tasks.cancel([self._pump])
 
     def last_lines(self) -> str:
         """The end of what it has written."""
@@ -76,11 +79,19 @@ class Program:
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
-        while line := await process.stdout.readline():
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:
+                # A line above the limit is dropped: whatever happens, output is read, or the program would wait for it.
+                continue
+            if not line:
+                return
             text = line.decode("utf-8", "replace").rstrip()
             self._tail.append(text)
             if self._echo is not None and not any(word in text for word in self._hushed):
-                print(text, file=self._echo, flush=True)
+                with contextlib.suppress(OSError, ValueError):
+                    print(text, file=self._echo, flush=True)
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from controller.doctor import release
+from controller.doctor import pods, release
 from controller.doctor.sight import Finding, Level, Object, Sight, name
 
 OLDEST = (1, 31)
 _KUBERAY = frozenset({"rayclusters.ray.io", "rayservices.ray.io"})
 _GATEWAY_API = frozenset({"gateways.gateway.networking.k8s.io", "httproutes.gateway.networking.k8s.io"})
 _POOLS = "inferencepools.inference.networking.k8s.io"
-_INSTANCE = "app.kubernetes.io/instance"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _APPLY = "kubectl apply --server-side --force-conflicts -f helm/penstock/crds"
 _KUBERAY_INSTALL = (
@@ -213,8 +212,8 @@ def storage(sight: Sight) -> Iterator[Finding]:
 
 def _claims(sight: Sight) -> list[Object]:
     """The release's own: others' Redis may be in the namespace as well."""
-    instances = {each["metadata"].get("labels", {}).get(_INSTANCE) for each in sight.workloads or ()}
-    return [each for each in sight.claims or () if each["metadata"].get("labels", {}).get(_INSTANCE) in instances]
+    releases = set(map(pods.release, sight.workloads or ()))
+    return [each for each in sight.claims or () if pods.release(each) in releases]
 
 
 def _default(each: Object) -> bool:

@@ -13,6 +13,7 @@ import yaml
 
 from controller.doctor import sight
 from operators import access, rights
+from operators import pods as workers
 from penstock.api import crds
 from penstock.api.crds import base, schema
 from penstock.runtime import clock as clocks
@@ -72,14 +73,14 @@ class Looker:
         own = f"/apis/{base.API_VERSION}"
         version = await self._version()
         (
-            definitions, nodes, profiles, models, workers, classes, autoscalers,
+            definitions, nodes, profiles, models, hosted, classes, autoscalers,
             deployments, stateful, pods, claims, leases, secrets, kuberay, everywhere,
         ) = await asyncio.gather(
             self._list(DEFINITIONS),
             self._list("/api/v1/nodes"),
             self._list(f"{own}/acceleratorprofiles"),
             self._list(f"{own}/modeldeployments"),
-            self._list("/api/v1/pods", "penstock.dev/deployment"),
+            self._list("/api/v1/pods", workers.DEPLOYMENT_LABEL),
             self._list("/apis/storage.k8s.io/v1/storageclasses"),
             self._list(f"/apis/autoscaling/v2{inside}/horizontalpodautoscalers", LABEL),
             self._list(f"/apis/apps/v1{inside}/deployments", LABEL),
@@ -105,7 +106,7 @@ class Looker:
             nodes=nodes,
             profiles=profiles,
             models=models,
-            workers=workers,
+            workers=hosted,
             storage_classes=classes,
             metrics_api=await self._metrics(),
             autoscalers=autoscalers,

@@ -52,10 +52,15 @@ def problem(pod: Object) -> Problem | None:
     return None
 
 
+def owner(pod: Object) -> tuple[str, str]:
+    """Namespace and name of the ModelDeployment that a worker's Pod belongs to."""
+    about = pod["metadata"]
+    return about["namespace"], about.get("labels", {}).get(workers.DEPLOYMENT_LABEL, "")
+
+
 def mend_worker(pod: Object, found: Problem) -> str:
     """What to do about a worker of a ModelDeployment: what the operator's condition says of it too."""
-    about = pod["metadata"]
-    namespace, deployment = about["namespace"], about.get("labels", {}).get(workers.DEPLOYMENT_LABEL)
+    namespace, deployment = owner(pod)
     step = problems.step(found.reason.partition(",")[0], name(pod))
     if not step or not deployment:
         return f"kubectl -n {namespace} describe pod {name(pod)}"

@@ -231,12 +231,10 @@ def models(sight: Sight) -> Iterator[Finding]:
                 whose = each["metadata"]["namespace"], name(each)
                 told[whose] = told.get(whose, "") + found.message
     for each in sight.workers or ():
-        about = each["metadata"]
-        owner = (about["namespace"], about.get("labels", {}).get("penstock.dev/deployment", ""))
-        problem = pods.problem(each)
+        owner, problem = pods.owner(each), pods.problem(each)
         # What its deployment says of it need not be said twice.
         if problem is not None and problem.reason.partition(",")[0] not in told.get(owner, ""):
-            message = f"worker {about['namespace']}/{name(each)}: {problem.shown}"
+            message = f"worker {owner[0]}/{name(each)}: {problem.shown}"
             yield Finding("models", Level.WARNING, message, pods.mend_worker(each, problem))
     if not sight.models:
         yield Finding("models", Level.OK, "no model is asked for yet", "kubectl apply -f MODELDEPLOYMENT.yaml")

@@ -12,6 +12,10 @@ import subprocess
 import sys
 import venv
 
+import httpx
+
+from penstock.runtime import processes
+
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "images"
 FILE = FOLDER / "Dockerfile"
@@ -100,3 +104,54 @@ def install(lock: pathlib.Path, target: pathlib.Path) -> None:
     command += ["--only-binary", ":all:", "--target", str(target), "-r", str(lock)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+def stated_mb() -> dict[str, int]:
+    """Size of each image beside its base, MB, as images/README.md has it."""
+    rows = re.findall(r"^\| `([a-z-]+)` \|.*\| (\d+) \|$", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    return {name: int(size) for name, size in rows}
+
+
+class Fleet:
+    """What a worker, a gateway and a controller are told when they run from images, and a request to them."""
+
+    def __init__(self, redis_url: str) -> None:
+        """Ports are free ones of this machine."""
+        self._port, admin, grpc, self._metrics = (processes.free_port() for _ in range(4))
+        spec = {"id": "tiny-0", "deployment": "tiny", "model": "tiny", "namespace": "default"}
+        self.environments = {
+            "worker-sim": {"PENSTOCK_WORKER_SPEC": json.dumps(spec), "PENSTOCK_WORKER_REDIS_URL": redis_url},
+            "gateway": {
+                "PENSTOCK_GATEWAY_REDIS_URL": redis_url,
+                "PENSTOCK_GATEWAY_PORT": str(self._port),
+                "PENSTOCK_GATEWAY_ADMIN_PORT": str(admin),
+            },
+            "controller": {
+                "PENSTOCK_CONTROLLER_REDIS_URL": redis_url,
+                "PENSTOCK_CONTROLLER_HOST": "none",
+                "PENSTOCK_CONTROLLER_GRPC_PORT": str(grpc),
+                "PENSTOCK_CONTROLLER_METRICS_PORT": str(self._metrics),
+            },
+        }
+
+    def ready(self) -> bool:
+        """Whether gateway and controller answer."""
+        return all(
+            map(_answers, (f"http://127.0.0.1:{self._port}/readyz", f"http://127.0.0.1:{self._metrics}/metrics"))
+        )
+
+    def ask(self) -> str:
+        """The text of an answer. Fails where there is none."""
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+        url = f"http://127.0.0.1:{self._port}/v1/chat/completions"
+        answer = httpx.post(url, json=body, timeout=30.0, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        text: str = answer.json()["choices"][0]["message"]["content"]
+        return text
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0, trust_env=False).is_success
+    except httpx.TransportError:
+        return False

@@ -49,7 +49,7 @@ class ChildEngine:
         status = self._program.poll()
         await self._program.stop(_STOP_S)
         how = (
-            f"did not answer within {self._worker.start_s} s"
+            f"did not answer within {self._worker.start_s:g} s"
             if status is None
             else f"ended with {status} before it answered"
         )

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
@@ -167,8 +165,7 @@ def test_an_image_is_what_the_dockerfile_says(builder: Builder, name: str) -> No
     config = builder.config(name)
     assert config["User"] == "65532:65532"
     assert tuple(config["Entrypoint"]) == containers.images()[name].entry
-    rows = re.findall(r"^\| `([a-z-]+)` \|.*\| (\d+) \|$", (containers.FOLDER / "README.md").read_text(), re.MULTILINE)
-    stated = {each: int(mb) for each, mb in rows}[name]
+    stated = containers.stated_mb()[name]
     found = builder.size_mb(tag(name)) - builder.size_mb(_BASE)
     print(f"{name}: {found:.0f} MB beside the base")
     assert abs(found - stated) < 0.15 * stated
@@ -179,39 +176,14 @@ async def test_a_request_is_answered_by_built_images(builder: Builder, tmp_path:
     server = embedded_redis.EmbeddedRedis(tmp_path / "redis", clocks.SystemClock())
     await server.start()
     try:
-        port, admin, grpc, metrics = (processes.free_port() for _ in range(4))
-        spec = {"id": "tiny-0", "deployment": "tiny", "model": "tiny", "namespace": "default"}
-        builder.start("worker-sim", PENSTOCK_WORKER_SPEC=json.dumps(spec), PENSTOCK_WORKER_REDIS_URL=server.url)
-        builder.start(
-            "gateway",
-            PENSTOCK_GATEWAY_REDIS_URL=server.url,
-            PENSTOCK_GATEWAY_PORT=str(port),
-            PENSTOCK_GATEWAY_ADMIN_PORT=str(admin),
-        )
-        builder.start(
-            "controller",
-            PENSTOCK_CONTROLLER_REDIS_URL=server.url,
-            PENSTOCK_CONTROLLER_HOST="none",
-            PENSTOCK_CONTROLLER_GRPC_PORT=str(grpc),
-            PENSTOCK_CONTROLLER_METRICS_PORT=str(metrics),
-        )
-        builder.until(lambda: answers(f"http://127.0.0.1:{port}/readyz"))
-        builder.until(lambda: answers(f"http://127.0.0.1:{metrics}/metrics"))
-        body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
-        answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=30.0, trust_env=False)
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["choices"][0]["message"]["content"]
+        fleet = containers.Fleet(server.url)
+        for name, environment in fleet.environments.items():
+            builder.start(name, **environment)
+        builder.until(fleet.ready)
+        assert fleet.ask()
         assert '"compiled": true' in builder.log("gateway")
     finally:
         await server.stop()
     asked = [*builder.program.split(), "run", "--isolation", "chroot", builder.container("operator"), "--"]
     ran = subprocess.run([*asked, "python", "-m", "operators"], capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode == 2 and "redis_url: required" in ran.stderr, ran.stderr
-
-
-def answers(url: str) -> bool:
-    """Whether something answers there with success."""
-    try:
-        return httpx.get(url, timeout=2.0, trust_env=False).is_success
-    except httpx.TransportError:
-        return False

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
 import pytest_asyncio
 
 from penstock.runtime import clock as clocks
 from penstock.runtime import embedded_redis, processes
 from tests.support import containers
+from tools import images
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
-_NAMES = ("gateway", "controller", "operator", "worker-sim")
+_NAMES = images.NAMES
 
 
 @pytest.fixture(scope="session")
@@ -86,37 +84,13 @@ def children(roots: dict[str, containers.Root], tmp_path: pathlib.Path) -> Itera
     made.stop()
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2.0, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
-
-
 async def test_a_request_is_answered_by_what_the_images_hold(children: Children, redis_url: str) -> None:
     """Gateway, controller and simulated worker run from their images' contents alone, and end when they are told to."""
-    port, admin, grpc, metrics = (processes.free_port() for _ in range(4))
-    spec = {"id": "tiny-0", "deployment": "tiny", "model": "tiny", "namespace": "default"}
-    children.start("worker-sim", PENSTOCK_WORKER_SPEC=json.dumps(spec), PENSTOCK_WORKER_REDIS_URL=redis_url)
-    children.start(
-        "gateway",
-        PENSTOCK_GATEWAY_REDIS_URL=redis_url,
-        PENSTOCK_GATEWAY_PORT=str(port),
-        PENSTOCK_GATEWAY_ADMIN_PORT=str(admin),
-    )
-    children.start(
-        "controller",
-        PENSTOCK_CONTROLLER_REDIS_URL=redis_url,
-        PENSTOCK_CONTROLLER_HOST="none",
-        PENSTOCK_CONTROLLER_GRPC_PORT=str(grpc),
-        PENSTOCK_CONTROLLER_METRICS_PORT=str(metrics),
-    )
-    children.until(lambda: _answers(f"http://127.0.0.1:{port}/readyz"))
-    children.until(lambda: _answers(f"http://127.0.0.1:{metrics}/metrics"))
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
-    answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=30.0, trust_env=False)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["choices"][0]["message"]["content"]
+    fleet = containers.Fleet(redis_url)
+    for name, environment in fleet.environments.items():
+        children.start(name, **environment)
+    children.until(fleet.ready)
+    assert fleet.ask()
     assert set(children.stop().values()) == {0}
 
 
@@ -156,8 +130,7 @@ def test_the_controllers_image_has_the_command_line(roots: dict[str, containers.
 
 def test_sizes_are_those_that_are_stated(roots: dict[str, containers.Root]) -> None:
     """images/README.md gives each image's size beside its base, to a tenth."""
-    rows = re.findall(r"^\| `([a-z-]+)` \|.*\| (\d+) \|$", (containers.FOLDER / "README.md").read_text(), re.MULTILINE)
-    stated = {name: int(size) for name, size in rows}
+    stated = containers.stated_mb()
     found = {name: round(roots[name].size_mb()) for name in _NAMES}
     print(f"sizes, MB: {found}")
     assert set(stated) == set(found)

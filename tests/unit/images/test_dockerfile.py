@@ -11,13 +11,14 @@ import tomllib
 import pytest
 
 from tests.support import charts, containers
+from tools import images
 
 _SECRET = re.compile(r"(?i)(token|password|secret|api_key)\s*=")
 
 
 def test_there_is_an_image_for_each_component() -> None:
     """The targets are those that the chart names, each with its lock."""
-    names = {"gateway", "controller", "operator", "worker-sim"}
+    names = set(images.NAMES)
     found = containers.images()
     assert set(found) == names
     assert all(each.lock.exists() and each.packages for each in found.values())
