@@ -47,6 +47,7 @@ class Control(control_pb2_grpc.ControlServicer):
         self._link, self._scraper, self._keys, self._namespace = link, scraper, keys, namespace
         self._kv_reports = kv_reports.KvReports(link.client, keys)
         self._gateways: list[types.RegisteredGateway] = []
+        self._nodes: list[types.RegisteredNode] = []
 
     @property
     def _redis(self) -> aioredis.Redis:
@@ -59,6 +60,7 @@ class Control(control_pb2_grpc.ControlServicer):
         try:
             leases = {item.record.id: item.lease_left_s for item in await self._registry.snapshot()}
             self._gateways = await self._registry.gateways()
+            self._nodes = await self._registry.nodes()
             await self._kv_reports.refresh(self._watcher.workers)
         except errors.RetryableError:
             reachable = False
@@ -67,6 +69,8 @@ class Control(control_pb2_grpc.ControlServicer):
             fleet.workers.append(self._worker(record, leases.get(record.id)))
         for gateway in self._gateways:
             fleet.gateways.append(_gateway(gateway, reachable))
+        for node in self._nodes:
+            fleet.nodes.append(_node(node, reachable))
         for deployment in self._loop.deployments.values():
             fleet.deployments.append(self._deployment(deployment))
         fleet.controller.CopyFrom(
@@ -280,6 +284,22 @@ def _gateway(item: types.RegisteredGateway, reachable: bool) -> control_pb2.Gate
         index_blocks=record.index_blocks,
         index_bytes=record.index_bytes,
         endpoints=record.endpoints,
+        degraded=record.degraded,
+        started_at_s=record.started_at_s,
+    )
+
+
+def _node(item: types.RegisteredNode, reachable: bool) -> control_pb2.Node:
+    record = item.record
+    return control_pb2.Node(
+        id=record.id,
+        version=record.version,
+        lease_left_s=item.lease_left_s if reachable else None,
+        silent_s=item.silent_s if reachable else None,
+        gpus=record.gpus,
+        # What was drawn before it fell silent is not what is drawn now.
+        gpu_w=None if item.silent_s else record.gpu_w,
+        cpu_w=None if item.silent_s else record.cpu_w,
         degraded=record.degraded,
         started_at_s=record.started_at_s,
     )

@@ -23,7 +23,7 @@ from operators import copies as copies_of
 from operators import settings as operator_settings
 from penstock.api import wire
 from penstock.runtime import clock as clocks
-from penstock.runtime import lifecycle, logs, registry, tasks
+from penstock.runtime import lifecycle, logs, registry, status_server, tasks
 from penstock.runtime import redis as redis_link
 
 # Each namespace's registry is followed on a connection of its own.
@@ -76,7 +76,7 @@ class Leading:
                 await self._wake.wait()
 
 
-def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifecycle, metrics.StatusServer]:
+def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifecycle, status_server.StatusServer]:
     """The components in their order, and the server that tells the port."""
     clock = clocks.SystemClock()
     found, token = credentials(settings)
@@ -156,16 +156,18 @@ def _status_server(
     known: fleets.Fleets,
     bid: election.Election,
     operator: loop.Operator,
-) -> metrics.StatusServer:
+) -> status_server.StatusServer:
     def refresh() -> None:
         counted.leading.set(bid.leading)
         counted.depth.set(len(operator.queue))
+        modes = {"api_server": not copies.in_step, "registry": not known.known, "lease": not bid.holder}
+        for mode, holds in modes.items():
+            counted.degraded.labels(mode).set(holds)
 
-    return metrics.StatusServer(
-        counted,
+    return status_server.StatusServer(
+        counted.registry,
         settings.metrics_host,
         settings.metrics_port,
-        lambda: {"api_server": not copies.in_step, "registry": not known.known, "lease": not bid.holder},
         lambda: "" if copies.synced else "the API server has not been listed yet",
         refresh,
         settings.metrics_address_file,

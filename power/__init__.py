@@ -1,4 +1,1 @@
-"""Power capper: budgets, telemetry, actuators.
-
-Nothing of it is built yet; docs/architecture.md says what belongs here.
-"""
+"""Power: the agent of a node measures what its GPUs and CPUs draw."""

@@ -47,6 +47,11 @@ SETTINGS = {
          "metrics_host",
          "metrics_port", "metrics_address_file", "lease.name", "lease.namespace"},
     ),
+    "nodeAgent": (
+        "power.settings",
+        "NodeSettings",
+        {"id", "redis_url", "namespace", "meters", "sys_dir", "metrics_host", "metrics_port", "metrics_address_file"},
+    ),
 }  # fmt: skip
 
 

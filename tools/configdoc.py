@@ -20,6 +20,7 @@ COMPONENTS = (
     ("gateway", "router.server.settings", "GatewaySettings", "python -m router.server"),
     ("controller", "controller.settings", "ControllerSettings", "python -m controller"),
     ("operator", "operators.settings", "OperatorSettings", "python -m operators"),
+    ("node", "power.settings", "NodeSettings", "python -m power"),
 )
 # Heading, module, class, what it is: settings of an engine, which come with the worker's specification.
 ENGINES = (

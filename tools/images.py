@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).parents[1]
-NAMES = ("gateway", "controller", "operator", "worker-sim")
+NAMES = ("gateway", "controller", "operator", "node-agent", "worker-sim")
 BUILDERS = ("docker", "podman", "buildah")
 
 

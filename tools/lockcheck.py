@@ -12,7 +12,10 @@ LOCKS = (
     "workers/vllm/requirements.lock",
     "benchmarks/gateway/requirements.lock",
     "tests/cluster/requirements.lock",
-    *(f"images/{name}.lock" for name in ("gateway", "controller", "operator", "worker-sim", "hotpath", "lint")),
+    *(
+        f"images/{name}.lock"
+        for name in ("gateway", "controller", "operator", "node-agent", "worker-sim", "hotpath", "lint")
+    ),
 )
 
 

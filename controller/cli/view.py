@@ -22,6 +22,10 @@ def problems(fleet: control_pb2.Fleet) -> list[str]:
     out = [f"{item.component}: {item.reason}" for item in fleet.degraded]
     for gateway in fleet.gateways:
         out += [f"{gateway.id}: {reason}" for reason in gateway.degraded]
+    for node in fleet.nodes:
+        out += [f"node {node.id}: {reason}" for reason in node.degraded]
+        if node.silent_s:
+            out.append(f"node {node.id}: its agent has been silent for {node.silent_s:.0f} s; what it draws is unknown")
     if not fleet.controller.id:
         out.append("controller: nobody leads")
     for deployment in fleet.deployments:
@@ -43,6 +47,9 @@ def as_json(fleet: control_pb2.Fleet) -> dict[str, Any]:
             # 64-bit numbers are strings in the protobuf JSON form.
             worker[name] = int(value) if isinstance(value, str) else value
         worker["incarnation"] = int(worker["incarnation"])
+    for node in body["nodes"]:
+        for name in ("lease_left_s", "silent_s", "gpus", "gpu_w", "cpu_w"):
+            node.setdefault(name, None)
     for gateway in body["gateways"]:
         gateway.setdefault("lease_left_s", None)
         for name in ("requests_total", "index_blocks", "index_bytes"):
@@ -91,10 +98,23 @@ def worker_rows(fleet: control_pb2.Fleet) -> tuple[list[str], list[list[Any]]]:
     return columns, rows
 
 
+def node_rows(fleet: control_pb2.Fleet) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows."""
+    columns = ["node", "GPUs", "GPU W", "CPU W", "lease s", "degraded"]
+    rows = [
+        [
+            item.id, _known(item, "gpus"), _watts(item, "gpu_w") if item.gpus or not item.HasField("gpus") else "-",
+            _watts(item, "cpu_w"), _lease(item), "; ".join(item.degraded) or "no",
+        ]
+        for item in fleet.nodes
+    ]  # fmt: skip
+    return columns, rows
+
+
 def show(fleet: control_pb2.Fleet) -> None:
     """Prints the fleet: tables on a terminal, plain columns elsewhere."""
     click.echo(headline(fleet))
-    for columns, rows in (gateway_rows(fleet), worker_rows(fleet)):
+    for columns, rows in (gateway_rows(fleet), worker_rows(fleet), node_rows(fleet)):
         if rows:
             click.echo()
             output.table(rows, columns, drop=DROP)
@@ -117,6 +137,10 @@ def headline(fleet: control_pb2.Fleet) -> str:
 
 def _lease(item: Any) -> str:
     return f"{item.lease_left_s:.1f}" if item.HasField("lease_left_s") else UNKNOWN
+
+
+def _watts(item: Any, name: str) -> str:
+    return f"{getattr(item, name):.0f}" if item.HasField(name) else UNKNOWN
 
 
 def _known(item: Any, name: str) -> Any:

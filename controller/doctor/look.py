@@ -74,7 +74,7 @@ class Looker:
         version = await self._version()
         (
             definitions, nodes, profiles, models, hosted, classes, autoscalers,
-            deployments, stateful, pods, claims, leases, secrets, kuberay, everywhere,
+            deployments, stateful, daemons, pods, claims, leases, secrets, kuberay, everywhere,
         ) = await asyncio.gather(
             self._list(DEFINITIONS),
             self._list("/api/v1/nodes"),
@@ -85,6 +85,7 @@ class Looker:
             self._list(f"/apis/autoscaling/v2{inside}/horizontalpodautoscalers", LABEL),
             self._list(f"/apis/apps/v1{inside}/deployments", LABEL),
             self._list(f"/apis/apps/v1{inside}/statefulsets", LABEL),
+            self._list(f"/apis/apps/v1{inside}/daemonsets", LABEL),
             self._list(f"/api/v1{inside}/pods", "app.kubernetes.io/component"),
             self._list(f"/api/v1{inside}/persistentvolumeclaims", "app.kubernetes.io/component=redis"),
             self._list(f"/apis/coordination.k8s.io/v1{inside}/leases"),
@@ -92,7 +93,8 @@ class Looker:
             self._list("/apis/apps/v1/deployments", _KUBERAY),
             self._list("/apis/apps/v1/deployments", LABEL),
         )  # fmt: skip
-        workloads = None if deployments is None or stateful is None else [*deployments, *stateful]
+        kinds = (deployments, stateful, daemons)
+        workloads = None if any(each is None for each in kinds) else [each for kind in kinds for each in kind or ()]
         wanted = {each["metadata"]["name"]: each for each in map(_definition, crds.KINDS)}
         present = None if definitions is None else {each["metadata"]["name"]: each for each in definitions}
         return sight.Sight(

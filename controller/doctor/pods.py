@@ -11,6 +11,8 @@ from operators.policy import problems
 
 # What helm calls a change of some values of the release that is there.
 UPGRADE = "helm upgrade {release} helm/penstock -n {namespace} --reset-then-reuse-values"
+# Where the chart's values of a component are not under its own name.
+_VALUES = {"redis": "redis.bundled", "node-agent": "nodeAgent"}
 _PULLED = frozenset({"ErrImagePull", "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName"})
 # Steps that change the ModelDeployment; others make a Secret, raise a quota, install something.
 _EDITED = re.compile(r"spec\.|engine\.|model\.|parallelism|deployment|specification|the image's name")
@@ -77,9 +79,15 @@ def mend_model(namespace: str, deployment: str, step: str) -> str:
 def mend_component(workload: Object, found: Problem | None) -> str:
     """What to do about a Pod of the release itself."""
     namespace, which = workload["metadata"]["namespace"], component(workload)
-    values = "redis.bundled" if which == "redis" else which
+    values = _VALUES.get(which, which)
     upgrade = UPGRADE.format(release=release(workload), namespace=namespace)
     selector = f"app.kubernetes.io/component={which}"
+    if found is None and which == "node-agent":
+        # A Pod that was refused is not there to be described.
+        return (
+            f"kubectl -n {namespace} describe daemonset {name(workload)} says why; where Pod Security forbids it, "
+            f"kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=privileged --overwrite"
+        )
     if found is None or found.reason in _UNMADE:
         return f"kubectl -n {namespace} describe pods -l {selector}"
     if found.reason == "Unschedulable":
@@ -89,7 +97,9 @@ def mend_component(workload: Object, found: Problem | None) -> str:
         return f"{upgrade} --set {image}, or with images.pullSecrets that may pull it"
     why = f"kubectl -n {namespace} logs -l {selector} --tail 2 says why"
     # Only a roll-out that is going on is the last upgrade's.
-    if workload.get("status", {}).get("updatedReplicas", 0) >= workload["spec"].get("replicas", 1):
+    status = workload.get("status", {})
+    wanted = status.get("desiredNumberScheduled", workload["spec"].get("replicas", 1))
+    if status.get("updatedReplicas", status.get("updatedNumberScheduled", 0)) >= wanted:
         return why
     return f"{why}; helm rollback {release(workload)} -n {namespace} takes back what the last upgrade set"
 

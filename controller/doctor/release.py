@@ -51,8 +51,12 @@ def workloads(sight: Sight) -> Iterator[Finding]:
         level, switch = (Level.WARNING, " --set operator.enabled=true") if missing == "operator" else (Level.ERROR, "")
         yield Finding("release", level, f"there is no {missing}", upgrade(sight) + switch)
     for each in sight.workloads:
-        wanted, ready = each["spec"].get("replicas", 1), each.get("status", {}).get("readyReplicas", 0)
+        wanted, ready = _numbers(each)
         shown = f"{component(each)}: {ready} of {wanted} ready"
+        if not wanted and component(each) == "node-agent":
+            mend = f"{upgrade(sight)} --set-json nodeAgent.pods.nodeSelector={{}}"
+            yield Finding("release", Level.WARNING, "node-agent: no node is one that it may run on", mend)
+            continue
         if not wanted:
             kind, number = ("statefulset", 1) if component(each) == "redis" else ("deployment", 2)
             mend = f"kubectl -n {sight.namespace} scale {kind} {name(each)} --replicas={number}"
@@ -67,6 +71,14 @@ def workloads(sight: Sight) -> Iterator[Finding]:
         level = Level.WARNING if ready else Level.ERROR
         mend = pods.mend_component(each, problems[0] if problems else None)
         yield Finding("release", level, f"{shown}: {'; '.join(reasons) or 'no Pod says why'}", mend)
+
+
+def _numbers(workload: Object) -> tuple[int, int]:
+    """Pods that are wanted, and that are ready; a DaemonSet has them in its status alone."""
+    status = workload.get("status", {})
+    if "desiredNumberScheduled" in status:
+        return status["desiredNumberScheduled"], status.get("numberReady", 0)
+    return workload["spec"].get("replicas", 1), status.get("readyReplicas", 0)
 
 
 def _pods(sight: Sight, workload: Object) -> list[Object]:

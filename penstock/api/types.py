@@ -19,6 +19,7 @@ BUILTIN_ROLES = (ROLE_UNIFIED, ROLE_PREFILL, ROLE_DECODE)
 # A role is a name in an open set; these limits keep it usable as a label and in a Redis key.
 Role = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$")]
+NodeName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 ModelName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s\x00-\x1f]+$")]
 
 
@@ -147,6 +148,26 @@ class RegisteredGateway(_ReadBack):
 
     record: GatewayRecord
     lease_left_s: float | None = None
+
+
+class NodeRecord(_ReadBack):
+    """What a node's agent registers under its lease: what the node draws, as far as it is measured."""
+
+    id: NodeName
+    version: str = ""
+    started_at_s: float = 0.0
+    gpus: int | None = Field(None, ge=0, description="None: it is not known whether there are any")
+    gpu_w: float | None = Field(None, description="All GPUs, W; None where one of them is not known")
+    cpu_w: float | None = Field(None, description="CPU packages and their memory, W; None where not known")
+    degraded: tuple[str, ...] = ()
+
+
+class RegisteredNode(_ReadBack):
+    """A node's record with what its lease says. `silent_s`: since the lease ended; 0 while it lasts."""
+
+    record: NodeRecord
+    lease_left_s: float
+    silent_s: float
 
 
 class SloClass(_Written):

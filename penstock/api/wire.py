@@ -34,6 +34,9 @@ class Keys:
         # Hash and sorted set of the gateways, as for the workers.
         self.gateways = prefix + "gateways"
         self.gateway_leases = prefix + "gateways:leases"
+        # Hash and sorted set of the nodes whose agents measure, as for the workers.
+        self.nodes = prefix + "nodes"
+        self.node_leases = prefix + "nodes:leases"
         # Hash: deployment name -> ModelDeployment as JSON.
         self.deployments = prefix + "deployments"
         # String with expiry: {"holder": ..., "epoch": ...} of the active controller; counter of epochs.

@@ -117,7 +117,7 @@ class Fleet:
 
     def __init__(self, redis_url: str) -> None:
         """Ports are free ones of this machine."""
-        self._port, admin, grpc, self._metrics = (processes.free_port() for _ in range(4))
+        self._port, admin, grpc, self._metrics, self._node = (processes.free_port() for _ in range(5))
         spec = {"id": "tiny-0", "deployment": "tiny", "model": "tiny", "namespace": "default"}
         self.environments = {
             "worker-sim": {"PENSTOCK_WORKER_SPEC": json.dumps(spec), "PENSTOCK_WORKER_REDIS_URL": redis_url},
@@ -132,13 +132,17 @@ class Fleet:
                 "PENSTOCK_CONTROLLER_GRPC_PORT": str(grpc),
                 "PENSTOCK_CONTROLLER_METRICS_PORT": str(self._metrics),
             },
+            "node-agent": {
+                "PENSTOCK_NODE_ID": "node-1",
+                "PENSTOCK_NODE_REDIS_URL": redis_url,
+                "PENSTOCK_NODE_METRICS_PORT": str(self._node),
+            },
         }
 
     def ready(self) -> bool:
-        """Whether gateway and controller answer."""
-        return all(
-            map(_answers, (f"http://127.0.0.1:{self._port}/readyz", f"http://127.0.0.1:{self._metrics}/metrics"))
-        )
+        """Whether gateway, controller and node agent answer."""
+        asked = ((self._port, "readyz"), (self._metrics, "metrics"), (self._node, "readyz"))
+        return all(_answers(f"http://127.0.0.1:{port}/{path}") for port, path in asked)
 
     def ask(self) -> str:
         """The text of an answer. Fails where there is none."""

@@ -16,6 +16,7 @@ from penstock.api import errors
 from penstock.api.crds import modeldeployment
 from penstock.runtime import clock as clocks
 from penstock.workload import formats
+from power import sampling
 from router.dataplane import fleet, gateway
 from router.index import prefix
 from router.policy import profiles, scorers
@@ -72,10 +73,12 @@ def test_every_metric_of_the_gateway_is_explained() -> None:
         ("routing.md", list(profiles.names())),
         ("routing.md", list(degraded.MODES)),
         ("routing.md", [str(reason) for reason in errors.Reason]),
+        ("nodes.md", list(sampling.MODES)),
+        ("nodes.md", ["nvml", "rapl"]),
         ("cli.md", list(formats.READERS)),
         ("workers.md", perf.list_profiles()),
     ],
-    ids=["profiles", "modes", "errors", "formats", "engine profiles"],
+    ids=["profiles", "modes", "errors", "modes of nodes", "meters", "formats", "engine profiles"],
 )
 def test_every_name_has_a_row(name: str, wanted: list[str]) -> None:
     """What the code knows by name has a row in the page that explains it."""

@@ -32,7 +32,7 @@ def _share(metric: str) -> str:
     return f"{_rate(metric, _MODEL)} / {_rate('penstock_gateway_prompt_tokens_total', _MODEL)}"
 
 
-_G, _O = "penstock_gateway_", "penstock_operator_"
+_G, _O, _N = "penstock_gateway_", "penstock_operator_", "penstock_node_"
 # Rows: title, and its panels as title, unit, what it shows, queries with their legends.
 _ROWS: tuple[tuple[str, tuple[tuple[str, str, str, list[tuple[str, str]]], ...]], ...] = (
     (
@@ -138,6 +138,7 @@ _ROWS: tuple[tuple[str, tuple[tuple[str, str, str, list[tuple[str, str]]], ...]]
                 [
                     (f"max by (pod, mode) ({_G}degraded{{{_HERE}}}) > 0", "{{pod}} {{mode}}"),
                     (f"max by (pod, mode) ({_O}degraded{{{_HERE}}}) > 0", "{{pod}} {{mode}}"),
+                    (f"max by (node, mode) ({_N}degraded{{{_HERE}}}) > 0", "{{node}} {{mode}}"),
                 ],
             ),
             (
@@ -154,6 +155,34 @@ _ROWS: tuple[tuple[str, tuple[tuple[str, str, str, list[tuple[str, str]]], ...]]
                     (f"sum(increase({_G}ejections_total{{{_HERE}}}[$__rate_interval]))", "ejections"),
                     (f"sum(increase({_G}cut_streams_total{{{_HERE}}}[$__rate_interval]))", "cut streams"),
                 ],
+            ),
+        ),
+    ),
+    (
+        "Power",
+        (
+            (
+                "Nodes",
+                "watt",
+                "What the measured devices draw, without psys, which holds the others; not the whole server",
+                [(f'sum by (node, kind) ({_N}power_watts{{{_HERE},kind!="platform"}})', "{{node}} {{kind}}")],
+            ),
+            (
+                "GPUs against their limits",
+                "percentunit",
+                "Power over the limit that holds now",
+                [
+                    (
+                        f"max by (node, device) ({_N}power_watts{{{_HERE}}} / {_N}power_limit_watts{{{_HERE}}})",
+                        "{{node}} {{device}}",
+                    )
+                ],
+            ),
+            (
+                "GPUs that are slowed",
+                "short",
+                "By what keeps their clocks down",
+                [(f"sum by (reason) ({_N}slowed{{{_HERE}}}) > 0", "{{reason}}")],
             ),
         ),
     ),

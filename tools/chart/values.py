@@ -192,6 +192,41 @@ class Operator(Values):
     pods: Pods = Field(Pods(), description="Placement and labels of the Pods")
 
 
+class NodeGpus(Values):
+    """GPUs of the node, by NVML: the NVIDIA container toolkit brings the driver's library into the Pod."""
+
+    enabled: bool = Field(True, description="Whether they are measured")
+    runtimeClassName: Name = Field(
+        "", description="Runtime class that brings the driver's library; empty: the nodes' default runtime does"
+    )
+
+
+class NodeCpus(Values):
+    """CPU packages and their memory, by Linux' powercap."""
+
+    enabled: bool = Field(
+        True,
+        description="Whether they are measured. It takes user 0 in the Pod, as Linux shows these counters to no other, and the "
+        "node's /sys/devices/virtual, read-only; no capability, and not privileged. A namespace with Pod Security `baseline` "
+        "or `restricted` refuses it",
+    )
+
+
+class NodeAgent(Values):
+    """The agent of each node: it measures what the node draws."""
+
+    enabled: bool = Field(False, description="Whether this release has them")
+    image: Image = Field("", description="Image, in place of the one that `images` gives")
+    gpus: NodeGpus = Field(NodeGpus(), description="GPUs")
+    cpus: NodeCpus = Field(NodeCpus(), description="CPUs and their memory")
+    maxUnavailable: int = Field(
+        10, ge=1, le=100, description="Share of the nodes whose agents are replaced at once in an upgrade, percent"
+    )
+    settings: Object = Field({}, description="Settings of the agent, as in docs/configuration.md")
+    resources: Resources = Field(resources("20m", "64Mi", "128Mi"), description="Resources")
+    pods: Pods = Field(Pods(tolerations=[{"operator": "Exists"}]), description="Placement and labels of the Pods")
+
+
 class Storage(Values):
     """Where the bundled Redis keeps its data."""
 
@@ -260,7 +295,7 @@ class Monitoring(Values):
 
     serviceMonitor: ServiceMonitor = Field(
         ServiceMonitor(),
-        description="ServiceMonitors of gateways, controllers and operators, with a headless Service each",
+        description="ServiceMonitors of gateways, controllers, operators and node agents, with a headless Service each",
     )
     podMonitor: Monitor = Field(Monitor(), description="PodMonitors of the same in their place: no Services are made")
     rules: Rules = Field(Rules(), description="Alerts")
@@ -326,6 +361,7 @@ class Chart(Values):
     controller: Controller = Field(Controller(), description="Controllers")
     operator: Operator = Field(Operator(), description="Operators")
     agents: Agents = Field(Agents(), description="Agents of workers")
+    nodeAgent: NodeAgent = Field(NodeAgent(), description="Agents of nodes")
     redis: Redis = Field(Redis(), description="Redis")
     networkPolicies: NetworkPolicies = Field(NetworkPolicies(), description="Who may reach what")
     serviceAccounts: ServiceAccounts = Field(ServiceAccounts(), description="Accounts and rights")

@@ -82,6 +82,28 @@ class Gateway(_message.Message):
     started_at_s: float
     def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., admin_address: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., policy: _Optional[str] = ..., lease_left_s: _Optional[float] = ..., requests_total: _Optional[int] = ..., inflight: _Optional[int] = ..., index_blocks: _Optional[int] = ..., index_bytes: _Optional[int] = ..., endpoints: _Optional[int] = ..., degraded: _Optional[_Iterable[str]] = ..., started_at_s: _Optional[float] = ...) -> None: ...
 
+class Node(_message.Message):
+    __slots__ = ("id", "version", "lease_left_s", "silent_s", "gpus", "gpu_w", "cpu_w", "degraded", "started_at_s")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEASE_LEFT_S_FIELD_NUMBER: _ClassVar[int]
+    SILENT_S_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    GPU_W_FIELD_NUMBER: _ClassVar[int]
+    CPU_W_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_S_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    version: str
+    lease_left_s: float
+    silent_s: float
+    gpus: int
+    gpu_w: float
+    cpu_w: float
+    degraded: _containers.RepeatedScalarFieldContainer[str]
+    started_at_s: float
+    def __init__(self, id: _Optional[str] = ..., version: _Optional[str] = ..., lease_left_s: _Optional[float] = ..., silent_s: _Optional[float] = ..., gpus: _Optional[int] = ..., gpu_w: _Optional[float] = ..., cpu_w: _Optional[float] = ..., degraded: _Optional[_Iterable[str]] = ..., started_at_s: _Optional[float] = ...) -> None: ...
+
 class Pool(_message.Message):
     __slots__ = ("role", "wanted", "ready", "starting", "draining")
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -135,7 +157,7 @@ class Degraded(_message.Message):
     def __init__(self, component: _Optional[str] = ..., reason: _Optional[str] = ..., since_s: _Optional[float] = ...) -> None: ...
 
 class Fleet(_message.Message):
-    __slots__ = ("workers", "gateways", "deployments", "controller", "degraded", "namespace", "version")
+    __slots__ = ("workers", "gateways", "deployments", "controller", "degraded", "namespace", "version", "nodes")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     GATEWAYS_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +165,7 @@ class Fleet(_message.Message):
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[Worker]
     gateways: _containers.RepeatedCompositeFieldContainer[Gateway]
     deployments: _containers.RepeatedCompositeFieldContainer[Deployment]
@@ -150,7 +173,8 @@ class Fleet(_message.Message):
     degraded: _containers.RepeatedCompositeFieldContainer[Degraded]
     namespace: str
     version: str
-    def __init__(self, workers: _Optional[_Iterable[_Union[Worker, _Mapping]]] = ..., gateways: _Optional[_Iterable[_Union[Gateway, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., controller: _Optional[_Union[Controller, _Mapping]] = ..., degraded: _Optional[_Iterable[_Union[Degraded, _Mapping]]] = ..., namespace: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    def __init__(self, workers: _Optional[_Iterable[_Union[Worker, _Mapping]]] = ..., gateways: _Optional[_Iterable[_Union[Gateway, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., controller: _Optional[_Union[Controller, _Mapping]] = ..., degraded: _Optional[_Iterable[_Union[Degraded, _Mapping]]] = ..., namespace: _Optional[str] = ..., version: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
     __slots__ = ("after",)

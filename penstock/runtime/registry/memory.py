@@ -19,6 +19,8 @@ class MemoryRegistry:
         self._lease_end_s: dict[str, float] = {}
         self._gateways: dict[str, types.GatewayRecord] = {}
         self._gateway_end_s: dict[str, float] = {}
+        self._nodes: dict[str, types.NodeRecord] = {}
+        self._node_end_s: dict[str, float] = {}
         self._log: list[port.Change] = []
         self._changed = asyncio.Event()
         self._incarnation = 0
@@ -27,7 +29,10 @@ class MemoryRegistry:
 
     def wipe(self) -> None:
         """Forgets everything, as a Redis without a disk does when it restarts."""
-        for table in (self._workers, self._lease_end_s, self._gateways, self._gateway_end_s):
+        tables = (
+            self._workers, self._lease_end_s, self._gateways, self._gateway_end_s, self._nodes, self._node_end_s,
+        )  # fmt: skip
+        for table in tables:
             table.clear()
         self._swept_s = None
 
@@ -161,6 +166,32 @@ class MemoryRegistry:
             types.RegisteredGateway(record=record, lease_left_s=self._gateway_end_s[name] - now_s)
             for name, record in sorted(self._gateways.items())
             if self._gateway_end_s[name] > now_s
+        ]
+
+    async def put_node(self, record: types.NodeRecord, lease_s: float) -> None:
+        """See the port."""
+        self._reach()
+        self._nodes[record.id] = record
+        now_s = self._clock.monotonic_s()
+        self._node_end_s[record.id] = now_s + lease_s
+        for name in [name for name, end_s in self._node_end_s.items() if end_s <= now_s - port.NODE_KEPT_S]:
+            del self._nodes[name], self._node_end_s[name]
+
+    async def drop_node(self, node_id: str) -> None:
+        """See the port."""
+        self._reach()
+        self._nodes.pop(node_id, None)
+        self._node_end_s.pop(node_id, None)
+
+    async def nodes(self) -> list[types.RegisteredNode]:
+        """See the port."""
+        self._reach()
+        now_s = self._clock.monotonic_s()
+        lefts = {name: end_s - now_s for name, end_s in self._node_end_s.items()}
+        return [
+            types.RegisteredNode(record=record, lease_left_s=max(0.0, lefts[name]), silent_s=max(0.0, -lefts[name]))
+            for name, record in sorted(self._nodes.items())
+            if lefts[name] > -port.NODE_KEPT_S
         ]
 
     def _reach(self) -> None:

@@ -12,6 +12,8 @@ from penstock.api import types
 SWEEP_GAP_S = 2.0
 # What leases get in that case: a whole lease and 2 s more.
 SWEEP_GRACE_S = 5.0
+# A node whose agent does not renew is shown as silent for so long, and then forgotten.
+NODE_KEPT_S = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,3 +83,12 @@ class Registry(Protocol):
 
     async def gateways(self) -> list[types.RegisteredGateway]:
         """The gateways whose lease has not ended."""
+
+    async def put_node(self, record: types.NodeRecord, lease_s: float) -> None:
+        """Writes a node's record and renews its lease."""
+
+    async def drop_node(self, node_id: str) -> None:
+        """Removes a node: its agent has ended as it should."""
+
+    async def nodes(self) -> list[types.RegisteredNode]:
+        """The nodes, also those whose agents have been silent for less than `NODE_KEPT_S`."""

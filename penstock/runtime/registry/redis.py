@@ -37,6 +37,7 @@ class RedisRegistry:
         self._put_gateway = register(scripts.PUT_GATEWAY)
         self._drop_gateway = register(scripts.DROP_GATEWAY)
         self._gateways = register(scripts.GATEWAYS)
+        self._put_node = register(scripts.PUT_NODE)
 
     async def next_incarnation(self) -> int:
         """See the port. O(1)."""
@@ -126,7 +127,7 @@ class RedisRegistry:
         now_ms, cursor, records, leases = await self._run("snapshot", self._snapshot, keys)
         workers = []
         for record, left_s in self._with_leases(types.WorkerRecord, float(now_ms), records, leases):
-            workers.append(types.RegisteredWorker(record=record, lease_left_s=left_s))
+            workers.append(types.RegisteredWorker(record=record, lease_left_s=max(0.0, left_s)))
         return port.Snapshot(workers, _text(cursor))
 
     async def changes(self, cursor: str, wait_s: float) -> tuple[list[port.Change], str]:
@@ -164,6 +165,25 @@ class RedisRegistry:
             if left_s > 0
         ]
 
+    async def put_node(self, record: types.NodeRecord, lease_s: float) -> None:
+        """See the port. O(log n)."""
+        keys = [self._keys.nodes, self._keys.node_leases]
+        args = [record.id, record.model_dump_json(), _ms(lease_s), _ms(port.NODE_KEPT_S)]
+        await self._run("put node", self._put_node, keys, args)
+
+    async def drop_node(self, node_id: str) -> None:
+        """See the port. O(log n)."""
+        await self._run("drop node", self._drop_gateway, [self._keys.nodes, self._keys.node_leases], [node_id])
+
+    async def nodes(self) -> list[types.RegisteredNode]:
+        """See the port. O(n)."""
+        now_ms, records, leases = await self._run("nodes", self._gateways, [self._keys.nodes, self._keys.node_leases])
+        return [
+            types.RegisteredNode(record=record, lease_left_s=max(0.0, left_s), silent_s=max(0.0, -left_s))
+            for record, left_s in self._with_leases(types.NodeRecord, float(now_ms), records, leases)
+            if left_s > -port.NODE_KEPT_S
+        ]
+
     async def _run(self, what: str, script: Any, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
         with redis_link.translated(what):
             return await script(keys=list(keys), args=list(args))
@@ -180,7 +200,7 @@ class RedisRegistry:
             except pydantic.ValidationError as exc:
                 self._log.warning("registry_record_unreadable", id=name, errors=exc.error_count())
                 continue
-            out.append((record, max(0.0, (ends.get(name, 0.0) - now_ms) / 1000)))
+            out.append((record, (ends.get(name, 0.0) - now_ms) / 1000))
         return sorted(out, key=lambda pair: pair[0].id)  # type: ignore[attr-defined]
 
     def _change(self, fields: dict[str, bytes]) -> port.Change | None:

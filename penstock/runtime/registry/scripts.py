@@ -1,7 +1,8 @@
 """The registry's Lua scripts (Redis 6.2). Time is Redis' own, so that no two machines' clocks are compared.
 
-Cost: all but `SNAPSHOT`, `GATEWAYS` and `EXPIRE` are O(log n) in the number of registrations and move one record;
-`EXPIRE` is O(log n + expired); `SNAPSHOT` and `GATEWAYS` are O(n) and move every record (about 0.6 KB each).
+Cost: all but `SNAPSHOT`, `GATEWAYS` and `EXPIRE` are O(log n) in the number of registrations and move one record (`PUT_NODE`
+also removes what it forgets); `EXPIRE` is O(log n + expired); `SNAPSHOT` and `GATEWAYS` are O(n) and move every record (about
+0.6 KB each).
 """
 
 _NOW = """
@@ -113,6 +114,21 @@ PUT_GATEWAY = (
     + """
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('ZADD', KEYS[2], now + tonumber(ARGV[3]), ARGV[1])
+return 1
+"""
+)
+
+# The keys of nodes take `DROP_GATEWAY` and `GATEWAYS` too.
+# KEYS: nodes, leases. ARGV: id, record, lease ms, how long one that does not renew is kept, ms.
+PUT_NODE = (
+    _NOW
+    + """
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[2], now + tonumber(ARGV[3]), ARGV[1])
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[4]), 'LIMIT', 0, 100)) do
+  redis.call('HDEL', KEYS[1], id)
+  redis.call('ZREM', KEYS[2], id)
+end
 return 1
 """
 )

@@ -262,3 +262,29 @@ async def test_watcher_expires_the_dead(reg: registry.Registry) -> None:
         await until(lambda: "w-0" not in watcher.workers)
     finally:
         await watcher.stop()
+
+
+async def test_nodes_are_shown_until_they_were_silent_for_long(
+    reg: registry.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not renew is shown with the time since, then forgotten; one whose agent ended is gone at once."""
+    await reg.put_node(
+        types.NodeRecord(id="node-1.example", gpus=8, gpu_w=3_200.5, degraded=("meter-failed: x",)), 60.0
+    )
+    await reg.put_node(types.NodeRecord(id="node-2"), 0.02)
+    await reg.put_node(types.NodeRecord(id="node-3"), 60.0)
+    await reg.drop_node("node-3")
+    async with asyncio.timeout(5):
+        while not (await reg.nodes())[1].silent_s:
+            await asyncio.sleep(0.01)
+    first, second = await reg.nodes()
+    assert first.record == types.NodeRecord(id="node-1.example", gpus=8, gpu_w=3_200.5, degraded=("meter-failed: x",))
+    assert first.lease_left_s > 50 and first.silent_s == 0
+    assert (second.record.id, second.lease_left_s) == ("node-2", 0) and 0 < second.silent_s < 5
+    monkeypatch.setattr("penstock.runtime.registry.port.NODE_KEPT_S", 0.01)
+    async with asyncio.timeout(5):
+        while len(await reg.nodes()) > 1:
+            await asyncio.sleep(0.01)
+    await reg.put_node(first.record, 60.0)
+    monkeypatch.undo()
+    assert [each.record.id for each in await reg.nodes()] == ["node-1.example"]

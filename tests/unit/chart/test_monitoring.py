@@ -13,6 +13,9 @@ import yaml
 
 from operators import metrics as operator_metrics
 from penstock.runtime import clock as clocks
+from penstock.runtime import degraded as runtime_degraded
+from power import metrics as node_metrics
+from power import sampling
 from router.dataplane import fleet, gateway
 from router.index import prefix
 from router.policy import profiles
@@ -23,7 +26,7 @@ _METRIC = re.compile(r"\bpenstock_\w+")
 
 
 def families() -> set[str]:
-    """Every name that /metrics of a gateway and of an operator prints, with what histograms add."""
+    """Every name that /metrics of a gateway, an operator and a node's agent prints, with what histograms add."""
     loop = asyncio.new_event_loop()
     try:
         endpoints = fleet.Fleet(prefix.PrefixIndex(1 << 20), lambda record: pytest.fail("no endpoint is added"))
@@ -32,11 +35,21 @@ def families() -> set[str]:
     finally:
         loop.close()
     text += prometheus_client.generate_latest(operator_metrics.Metrics().registry).decode()
+    text += prometheus_client.generate_latest(node_registry()).decode()
     typed = dict(re.findall(r"^# TYPE (\S+) (\S+)", text, re.MULTILINE))
     assert len(typed) > 15
     return {
         name + suffix for name, kind in typed.items() for suffix in (("_bucket",) if kind == "histogram" else ("",))
     }
+
+
+def node_registry() -> prometheus_client.CollectorRegistry:
+    """The metrics of a node's agent that has looked at nothing yet."""
+    clock = clocks.SystemClock()
+    health = runtime_degraded.Degraded(clock, "node", sampling.MODES)
+    found = prometheus_client.CollectorRegistry()
+    found.register(node_metrics.Collector("n", sampling.Sampler([], clock, health, interval_s=1.0), health))
+    return found
 
 
 def alerts() -> list[dict[str, str]]:
@@ -62,5 +75,5 @@ def test_alerts_ask_for_metrics_that_there_are() -> None:
         names = set(_METRIC.findall(rule["expr"]))
         assert names and names <= families(), rule["alert"]
         modes = set(re.findall(r'mode!?[=~]+"([^"]+)"', rule["expr"]))
-        assert {mode for each in modes for mode in each.split("|")} <= set(degraded.MODES), rule["alert"]
+        assert {mode for each in modes for mode in each.split("|")} <= {*degraded.MODES, *sampling.MODES}, rule["alert"]
         assert set(rule["annotations"]) == {"summary", "action"}  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def ends(objects: list[charts.Object]) -> dict[str, End]:
             RELEASE, each["spec"]["template"]["metadata"]["labels"]
         )
         for each in objects
-        if each["kind"] in ("Deployment", "StatefulSet")
+        if each["kind"] in ("Deployment", "StatefulSet", "DaemonSet")
     }
     test = next(each for each in objects if each["kind"] == "Pod")
     other = {**found["gateway"].labels, "app.kubernetes.io/instance": "another"}
@@ -83,12 +83,21 @@ def ends(objects: list[charts.Object]) -> dict[str, End]:
 
 # Who connects to which port of whom: all else is refused.
 WANTED = {
-    ("redis", "redis"): {"gateway", "controller", "operator", "test", "worker"},
+    ("redis", "redis"): {"gateway", "controller", "operator", "node-agent", "test", "worker"},
     ("worker", "http"): {"gateway", "controller", "operator", "test", "worker", "kuberay", "prometheus"},
     ("gateway", "admin"): {"controller", "prometheus"},
-    ("controller", "grpc"): {"gateway", "controller", "operator", "redis", "test", "stranger"},
+    ("controller", "grpc"): {
+        "gateway",
+        "controller",
+        "operator",
+        "node-agent",
+        "redis",
+        "test",
+        "stranger",
+    },
     ("controller", "metrics"): {"prometheus"},
     ("operator", "metrics"): {"prometheus"},
+    ("node-agent", "metrics"): {"prometheus"},
 }
 MONITORING = (
     'networkPolicies.monitoring=[{"namespaceSelector": {}, '
@@ -99,7 +108,7 @@ MONITORING = (
 @pytest.fixture(scope="module")
 def objects() -> list[charts.Object]:
     """A release whose models live in another namespace."""
-    return charts.template(f"fleet={FLEET}", MONITORING, namespace=RELEASE)
+    return charts.template(f"fleet={FLEET}", "nodeAgent.enabled=true", MONITORING, namespace=RELEASE)
 
 
 @pytest.mark.parametrize(("target", "port"), WANTED)

@@ -17,6 +17,7 @@ from operators import pods, rights
 from operators import settings as operator_settings
 from penstock.api import crds
 from penstock.runtime import settings
+from power import settings as node_settings
 from router.server import settings as gateway_settings
 from tests.support import charts
 
@@ -25,6 +26,7 @@ EVERYTHING = (
     "gateway.apiKeysSecret=keys",
     "gateway.pickerPort=9002",
     "gateway.autoscaling.enabled=true",
+    "nodeAgent.enabled=true",
     "controller.tlsSecret=mtls",
     "agents.tls.mode=selfSigned",
     "monitoring.serviceMonitor.enabled=true",
@@ -36,11 +38,13 @@ EVERYTHING = (
 )
 
 
-@pytest.mark.parametrize("sets", [(), EVERYTHING], ids=["default", "everything"])
-def test_every_pod_passes_the_restricted_standard(sets: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("sets", "number"), [((), 6), ((*EVERYTHING, "nodeAgent.cpus.enabled=false"), 7)], ids=["default", "everything"]
+)
+def test_every_pod_passes_the_restricted_standard(sets: tuple[str, ...], number: int) -> None:
     """Non-root, no escalation, no capability, seccomp, nothing of the host, a root that cannot be written."""
     specs = charts.pod_specs(charts.template(*sets))
-    assert len(specs) == 6, sorted(specs)
+    assert len(specs) == number, sorted(specs)
     for name, spec in specs.items():
         pod = spec["securityContext"]
         assert pod["runAsNonRoot"] and pod["runAsUser"] > 0 and pod["seccompProfile"]["type"] == "RuntimeDefault", name
@@ -53,6 +57,42 @@ def test_every_pod_passes_the_restricted_standard(sets: tuple[str, ...]) -> None
             assert own["allowPrivilegeEscalation"] is False and own["readOnlyRootFilesystem"] is True, name
             assert own["capabilities"] == {"drop": ["ALL"]}, name
             assert container["resources"]["requests"] and container["resources"]["limits"]["memory"], name
+
+
+def test_a_node_agent_that_reads_cpus_is_root_and_nothing_more() -> None:
+    """User 0 and one folder of the node, read-only; no capability, no escalation, not privileged, no token."""
+    spec = charts.pod_specs(charts.template("nodeAgent.enabled=true"))["DaemonSet/rel-penstock-node-agent"]
+    [container] = spec["containers"]
+    own = container["securityContext"]
+    assert own == {
+        "runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": False, "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    assert spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec) and spec["automountServiceAccountToken"] is False
+    [volume] = [each for each in spec["volumes"] if "hostPath" in each]
+    assert volume["hostPath"] == {"path": "/sys/devices/virtual", "type": "Directory"}
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == volume["name"]]
+    assert mount["readOnly"] is True
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert mount["mountPath"] == env["PENSTOCK_NODE_SYS_DIR"] + "/devices/virtual"
+    assert env["PENSTOCK_NODE_METERS"] == "nvml,rapl" and env["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+
+
+def test_a_node_agent_takes_what_it_measures() -> None:
+    """Without GPUs no driver's library, without CPUs no root; the runtime class is that of the GPUs."""
+    name = "DaemonSet/rel-penstock-node-agent"
+    gpus = ("nodeAgent.enabled=true", "nodeAgent.cpus.enabled=false", "nodeAgent.gpus.runtimeClassName=nvidia")
+    with_gpus = charts.pod_specs(charts.template(*gpus))[name]
+    assert with_gpus["runtimeClassName"] == "nvidia" and not [
+        each for each in with_gpus["volumes"] if "hostPath" in each
+    ]
+    without = charts.pod_specs(charts.template("nodeAgent.enabled=true", "nodeAgent.gpus.enabled=false"))[name]
+    assert "runtimeClassName" not in without and "NVIDIA" not in str(without)
+    assert [each["value"] for each in without["containers"][0]["env"] if each["name"] == "PENSTOCK_NODE_METERS"] == [
+        "rapl"
+    ]
 
 
 def test_no_pod_gets_service_variables() -> None:
@@ -91,6 +131,7 @@ def test_only_the_operator_and_the_crd_job_get_a_token() -> None:
         ("gateway", gateway_settings.GatewaySettings),
         ("controller", controller_settings.ControllerSettings),
         ("operator", operator_settings.OperatorSettings),
+        ("node", node_settings.NodeSettings),
     ],
 )
 def test_a_component_takes_the_settings_that_its_pod_has(
@@ -98,12 +139,16 @@ def test_a_component_takes_the_settings_that_its_pod_has(
 ) -> None:
     """File and environment of the Pod are settings that the component itself accepts."""
     objects = charts.template(
-        *EVERYTHING, "gateway.settings.limits.max_inflight=5", "gateway.settings.policy=least-request"
+        *EVERYTHING,
+        "gateway.settings.limits.max_inflight=5",
+        "gateway.settings.policy=least-request",
+        'nodeAgent.settings.expect=["nvml"]',
     )
-    container = charts.one(objects, "Deployment", component)["spec"]["template"]["spec"]["containers"][0]
+    kind, workload = ("DaemonSet", "node-agent") if component == "node" else ("Deployment", component)
+    container = charts.one(objects, kind, workload)["spec"]["template"]["spec"]["containers"][0]
     file = tmp_path / "settings.yaml"
-    file.write_text(charts.one(objects, "ConfigMap", f"-{component}")["data"][f"{component}.yaml"])
-    given = {"metadata.name": "pod-0", "status.podIP": "10.0.0.7"}
+    file.write_text(charts.one(objects, "ConfigMap", f"-{workload}")["data"][f"{component}.yaml"])
+    given = {"metadata.name": "pod-0", "status.podIP": "10.0.0.7", "spec.nodeName": "node-1.example"}
     env = {}
     for each in container["env"]:
         source = each.get("valueFrom", {})
@@ -117,6 +162,9 @@ def test_a_component_takes_the_settings_that_its_pod_has(
         assert loaded.lease.name == rights.LEASE
     else:
         assert loaded.namespace == "ns"  # type: ignore[attr-defined]
+    if isinstance(loaded, node_settings.NodeSettings):
+        assert (loaded.id, loaded.meters, loaded.expect) == ("node-1.example", ["nvml", "rapl"], ["nvml"])
+        assert (loaded.metrics_host, loaded.metrics_port) == ("::", 9092)
     if isinstance(loaded, gateway_settings.GatewaySettings):
         assert (loaded.limits.max_inflight, loaded.limits.drain_s, loaded.policy) == (5, 120, "least-request")
         assert (loaded.host, loaded.advertise_host, loaded.port, loaded.admin_port) == ("::", "10.0.0.7", 8080, 8081)
@@ -154,8 +202,8 @@ def test_ports_probes_and_policies_fit() -> None:
     """Every named port of a probe, Service, monitor or policy is one that a container of the component has."""
     objects = charts.template(*EVERYTHING)
     ports = {}
-    workloads = [("Deployment", "gateway"), ("Deployment", "controller"), ("Deployment", "operator")]
-    for kind, name in (*workloads, ("StatefulSet", "redis")):
+    workloads = [("Deployment", each) for each in ("gateway", "controller", "operator")]
+    for kind, name in (*workloads, ("StatefulSet", "redis"), ("DaemonSet", "node-agent")):
         container = charts.one(objects, kind, name)["spec"]["template"]["spec"]["containers"][0]
         ports[name] = {each["name"] for each in container["ports"]}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):

@@ -26,7 +26,7 @@ def test_there_is_an_image_for_each_component() -> None:
     assert set(re.findall(r'"name" "penstock-([a-z-]+)"', helpers)) == names
 
 
-@pytest.mark.parametrize("name", ["gateway", "controller", "operator", "worker-sim"])
+@pytest.mark.parametrize("name", images.NAMES)
 def test_the_last_stage_is_small_and_not_root(name: str) -> None:
     """It begins with the base, runs no command, stays the base's user, and takes no compiler over."""
     body = containers.stages()[name]
@@ -68,7 +68,7 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
                 assert source.split("/")[0] not in ignored, source
 
 
-@pytest.mark.parametrize("name", ["gateway", "controller", "operator", "worker-sim"])
+@pytest.mark.parametrize("name", images.NAMES)
 def test_an_image_locks_what_the_project_locks(name: str) -> None:
     """Versions are those that the tests run with."""
     pins = re.compile(r"^([A-Za-z0-9._-]+)==([^ ]+)", re.MULTILINE)
