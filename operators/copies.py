@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from operators import cache, images, kube, loop, pods, sight, unbuilt
+from operators import cache, images, kube, loop, pods, profiles, sight, unbuilt
+from operators.policy import hardware
 from penstock.api.crds import acceleratorprofile, base, modeldeployment
 from penstock.runtime import clock as clocks
 
@@ -34,6 +35,11 @@ class Copies:
         self.profiles = cache.Informer(
             client, clock, cache.Store(), [sight.PROFILE.path()], on_change=self._profile_changed
         )
+        self.nodes = cache.Informer(
+            client, clock, cache.Store(slim=profiles.slim_node), ["/api/v1/nodes"], on_change=self._node_changed
+        )
+        # What profiles count of each node: its heartbeats change nothing of that.
+        self._counted: dict[str, hardware.Node] = {}
         self.owned = {
             kind: follow(
                 kind.path,
@@ -56,12 +62,12 @@ class Copies:
     @property
     def all(self) -> list[cache.Informer]:
         """All of them."""
-        return [self.deployments, self.profiles, *self.owned.values(), *self.unbuilt.values()]
+        return [self.deployments, self.profiles, self.nodes, *self.owned.values(), *self.unbuilt.values()]
 
     @property
     def synced(self) -> bool:
-        """Whether everything was listed once."""
-        return all(each.synced for each in self.all)
+        """Whether everything that passes over workers look at was listed once; nodes are only counted."""
+        return all(each.synced for each in self.all if each is not self.nodes)
 
     @property
     def in_step(self) -> bool:
@@ -83,6 +89,7 @@ class Copies:
         found: list[loop.Key] = [
             (modeldeployment.ModelDeployment, *cache.name_of(each)) for each in self.deployments.store
         ]
+        found += [(acceleratorprofile.AcceleratorProfile, *cache.name_of(each)) for each in self.profiles.store]
         for kind, informer in self.unbuilt.items():
             found += [(kind, *cache.name_of(each)) for each in informer.store]
         return found
@@ -106,11 +113,24 @@ class Copies:
         """Deployments that name the profile may now get workers on it."""
         assert acceleratorprofile.AcceleratorProfile.KIND.namespaced is False
         name = found["metadata"]["name"]
+        self._mark((acceleratorprofile.AcceleratorProfile, "", name))
         for each in self.deployments.store:
             spec = each["spec"]
             lists = [spec.get("accelerators", ()), *(role.get("accelerators", ()) for role in spec.get("roles", ()))]
             if any(choice.get("profile") == name for choices in lists for choice in choices):
                 self._mark((modeldeployment.ModelDeployment, *cache.name_of(each)))
+
+    def _node_changed(self, found: kube.Object) -> None:
+        """Every profile may count it, or have counted it."""
+        name = found["metadata"]["name"]
+        kept = self.nodes.store.get("", name)
+        before, now = self._counted.pop(name, None), None if kept is None else hardware.Node.of(kept)
+        if now is not None:
+            self._counted[name] = now
+        if before == now:
+            return
+        for each in self.profiles.store:
+            self._mark((acceleratorprofile.AcceleratorProfile, *cache.name_of(each)))
 
 
 def slim_pod(found: kube.Object) -> kube.Object:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from operators import deployments, kube, metrics, queue, unbuilt
-from penstock.api.crds import base, modeldeployment
+from operators import deployments, kube, metrics, profiles, queue, unbuilt
+from penstock.api.crds import acceleratorprofile, base, modeldeployment
 from penstock.runtime import clock as clocks
 from penstock.runtime import errors, logs, tasks
 
@@ -35,8 +35,10 @@ class Operator:
         resync_s: float = 300.0,
         backoff_max_s: float = 30.0,
         document: Callable[[type[base.Resource], str, str], kube.Object | None] | None = None,
+        counted_profiles: profiles.Profiles | None = None,
     ) -> None:
-        """`everything` gives the keys of all objects that are known, `document` the copy of one of another kind."""
+        """`everything` gives the keys of all objects that are known, `document` the copy of one that nothing acts on."""
+        self._profiles = counted_profiles
         self._kube, self._reconciler, self._clock, self._metrics = client, reconciler, clock, counted
         self._everything, self._workers, self._resync_s, self._document = everything, workers, resync_s, document
         self._backoff_max_s = backoff_max_s
@@ -122,6 +124,10 @@ class Operator:
         kind, namespace, name = key
         if kind is modeldeployment.ModelDeployment:
             return (await self._reconciler.reconcile(namespace, name)).again_s
+        if kind is acceleratorprofile.AcceleratorProfile:
+            if self._profiles is not None:
+                await self._profiles.reconcile(name)
+            return None
         known = self._document(kind, namespace, name) if self._document else None
         await unbuilt.reconcile(self._kube, self._clock, kind, namespace, name, known)
         return None

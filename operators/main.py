@@ -15,6 +15,7 @@ from operators import (
     loop,
     metrics,
     pods,
+    profiles,
     published,
     scraped,
     sight,
@@ -131,6 +132,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
         resync_s=settings.resync_s,
         backoff_max_s=settings.backoff_max_s,
         document=lambda kind, namespace, name: copies.unbuilt[kind].store.get(namespace, name),
+        counted_profiles=profiles.Profiles(client, clock, copies.profiles, copies.nodes),
     )
     leading = Leading(operator, bid, copies, clock)
     server = _status_server(settings, counted, copies, known, bid, operator)

@@ -67,6 +67,8 @@ NAMESPACED = (
 # Of the cluster as a whole.
 CLUSTER = (
     Rule("hardware that workers are placed on", base.GROUP, ("acceleratorprofiles",), ("list", "watch")),
+    Rule("how many there are", "", ("nodes",), ("list", "watch")),
+    Rule("what is said of it", base.GROUP, ("acceleratorprofiles/status",), ("patch",)),
     Rule("rows and racks", base.GROUP, ("powerdomains",), ("get", "list", "watch")),
     Rule("what is said of them", base.GROUP, ("powerdomains/status",), ("patch",)),
 )

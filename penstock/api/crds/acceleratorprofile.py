@@ -81,8 +81,8 @@ class Spec(base.Part):
 class Status(base.Status):
     """What is there."""
 
-    nodes: int = Field(0, ge=0, description="Nodes that match")
-    allocatable: int = Field(0, ge=0, description="Accelerators on them")
+    nodes: int = Field(0, ge=0, description="Nodes that take Pods, match the selector and offer the resource")
+    allocatable: int = Field(0, ge=0, description="Accelerators on them that Pods may have, taken or not")
 
 
 class AcceleratorProfile(base.Resource):
@@ -98,6 +98,9 @@ class AcceleratorProfile(base.Resource):
             base.Column("Cost", ".spec.cost.perHour", "number", "Cost of an hour"),
             base.Column("Watts", ".spec.power.maxWatts", "integer", "Highest power, W"),
             base.Column("Per Node", ".spec.perNode", "integer", "Accelerators of one node"),
+            base.Column("Nodes", ".status.nodes", "integer", "Nodes that offer them"),
+            base.Column("Allocatable", ".status.allocatable", "integer", "Accelerators that Pods may have, taken or not"),
+            base.Column("Ready", '.status.conditions[?(@.type=="Ready")].status', description="Whether there are any"),
             base.Column("Age", ".metadata.creationTimestamp", "date", "Time since it was made"),
         ),
         (".spec.resourceName",),
@@ -105,4 +108,4 @@ class AcceleratorProfile(base.Resource):
 
     kind: Literal["AcceleratorProfile"] = Field("AcceleratorProfile", description="AcceleratorProfile")
     spec: Spec = Field(description="What is known")
-    status: Status = Field(Status(), description="What is there; nothing counts it in this version")
+    status: Status = Field(Status(), description="What is there")

@@ -22,7 +22,7 @@ RAY = "localhost/penstock-ray:test"
 PAUSE = "localhost/pause:test"
 VLLM = "localhost/vllm:test"
 KUBERAY = "localhost/kuberay-operator:test"
-_EXTRAS = ("router", "workers", "operators", "embedded")
+_EXTRAS = ("router", "power", "workers", "operators", "embedded")
 _ENV = {
     "PATH": f"/{layers.HOME}/bin:/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",

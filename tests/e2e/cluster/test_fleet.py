@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import collections
+import json
 import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
 
@@ -19,6 +21,7 @@ from tests.support import examples
 from tests.support.load import Load
 
 WORKERS = "penstock.dev/deployment=tiny"
+COMPONENTS = {**installed.COMPONENTS, "node-agent": 2}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def fleet(cluster: session.RealCluster, kube: tools.Tools) -> Iterator[tools.Too
     """kubectl in the namespace of a release."""
     space = kube.within(installed.SPACE)
     with cluster.entered():
-        installed.install(space, cluster.folder)
+        installed.install(space, cluster.folder, "--set", "nodeAgent.enabled=true")
         # From here on whatever is not as the standard has it is refused: roll-outs, upgrades, workers.
         space.kubectl("label", "namespace", installed.SPACE, "pod-security.kubernetes.io/enforce=restricted")
         yield space
@@ -39,11 +42,43 @@ def workers(fleet: tools.Tools) -> list[tools.Object]:
 
 def test_every_component_is_a_ready_pod(fleet: tools.Tools) -> None:
     """After `helm install --wait` all components run, spread over the nodes, and `helm test` passes."""
-    for component, count in installed.COMPONENTS.items():
+    for component, count in COMPONENTS.items():
         found = installed.pods(fleet, f"app.kubernetes.io/component={component}")
         assert [installed.ready(each) for each in found] == [True] * count, component
         assert len({each["spec"]["nodeName"] for each in found}) == count, component
     assert "Succeeded" in fleet.helm("test", "penstock")
+
+
+# User, effective capabilities, whether the folder of the node is there, and whether it can be written.
+_WITHIN = """
+import os, re
+root = "/host/sys/devices/virtual"
+flags = os.statvfs(root).f_flag
+caps = re.search("CapEff:\\s+([0-9a-f]+)", open("/proc/self/status").read())[1]
+print(os.getuid(), int(caps, 16), "net" in os.listdir(root), "read-only" if flags & os.ST_RDONLY else "writable")
+"""
+
+
+def test_agents_of_nodes_tell_what_they_find(fleet: tools.Tools) -> None:
+    """One on each node, as user 0 without a capability; what the node does not show is said, and no zero."""
+    shown = pathlib.Path("/sys/devices/virtual/powercap/intel-rapl").exists()
+    for each in installed.pods(fleet, "app.kubernetes.io/component=node-agent"):
+        node = each["spec"]["nodeName"]
+        within = fleet.kubectl("exec", each["metadata"]["name"], "--", "python", "-c", _WITHIN)
+        assert within.strip() == "0 0 True read-only"
+        text = httpx.get(f"http://{each['status']['podIP']}:9092/metrics", trust_env=False).text
+        assert f'penstock_node_meter_up{{meter="rapl",node="{node}"}} {float(shown)}' in text
+        assert ("penstock_node_power_watts{" in text) == shown
+    controller = installed.pods(fleet, "app.kubernetes.io/component=controller")[0]["status"]["podIP"]
+    command = [sys.executable, "-m", "controller.cli.main", "status", "--controller", f"{controller}:7070", "--json"]
+
+    def told() -> dict[str, tuple[str, ...]]:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = json.loads(asked.stdout or "{}").get("nodes", [])
+        return {one["id"]: tuple(reason.partition(":")[0] for reason in one["degraded"]) for one in found}
+
+    wanted = () if shown else ("meter-missing",)
+    tools.until("both nodes are told", lambda: told() == {"node-1": wanted, "node-2": wanted}, 60)
 
 
 @pytest.mark.parametrize("page", examples.PAGES)
@@ -117,7 +152,7 @@ def test_an_upgrade_and_its_way_back_lose_no_request(fleet: tools.Tools) -> None
     with Load(installed.gateway_url(fleet), "tiny") as load:
         fleet.helm("upgrade", "penstock", str(installed.CHART), "--reuse-values", "--set", changed, *args)
         fleet.helm("rollback", "penstock", "1", *args)
-        tools.until("old ones are gone", lambda: components(fleet) == installed.COMPONENTS, 120)
+        tools.until("old ones are gone", lambda: components(fleet) == COMPONENTS, 120)
     assert load.problems == []
     assert len(load.outcomes) > 20
 

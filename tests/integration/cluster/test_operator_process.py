@@ -124,3 +124,37 @@ def _calls(operator: OperatorProcess) -> dict[str, float]:
     found = {name: float(value) for name, _, value in lines if name.startswith(_SAMPLE.partition("{")[0])}
     assert found
     return found
+
+
+def test_a_profile_tells_what_nodes_offer(pair: list[OperatorProcess], server: api.Api, namespace: str) -> None:
+    """Its status follows nodes that come, get their devices, are cordoned and go; columns and `kubectl wait` read it."""
+    own = {"gpu": namespace}
+    profile = {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "AcceleratorProfile",
+        "metadata": {"name": namespace[-40:]},
+        "spec": {"resourceName": "nvidia.com/gpu", "memory": "80Gi", "nodeSelector": own},
+    }
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": namespace, "labels": own}}
+    assert server.create(profile, "").is_success
+    path, of_node = f"/apis/penstock.dev/v1alpha1/acceleratorprofiles/{namespace[-40:]}", f"/api/v1/nodes/{namespace}"
+
+    def told() -> tuple[str, int, int]:
+        said = server.get(path).json().get("status", {})
+        reason = next((each["reason"] for each in said.get("conditions", ())), "")
+        return reason, said.get("nodes", 0), said.get("allocatable", 0)
+
+    try:
+        until(lambda: told() == ("NoNodes", 0, 0), what="a profile without nodes")
+        assert server.create(node, "").is_success
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        assert server.merge(f"{of_node}/status", {"status": ready}).is_success
+        until(lambda: told() == ("NoDevices", 0, 0), what="a node without its device plugin")
+        assert server.merge(f"{of_node}/status", {"status": {"allocatable": {"nvidia.com/gpu": "8"}}}).is_success
+        until(lambda: told() == ("Available", 1, 8), what="eight accelerators")
+        assert server.merge(of_node, {"spec": {"unschedulable": True}}).is_success
+        until(lambda: told() == ("NoNodes", 0, 0), what="a cordoned node")
+        assert server.get(path).json()["status"]["observedGeneration"] == 1
+    finally:
+        server.delete(node, "")
+        server.delete(profile, "")

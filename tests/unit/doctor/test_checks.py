@@ -48,6 +48,18 @@ def workload(component: str, wanted: int = 2, ready: int = 2, updated: int | Non
     }
 
 
+def agents(wanted: int, ready: int, updated: int | None = None) -> list[Object]:
+    """The workloads of a release with agents of nodes: their DaemonSet has its numbers in its status."""
+    found = workload("node-agent")
+    del found["spec"]["replicas"]
+    found["status"] = {
+        "desiredNumberScheduled": wanted,
+        "numberReady": ready,
+        "updatedNumberScheduled": wanted if updated is None else updated,
+    }
+    return [*WELL.workloads, found]
+
+
 def pod(component: str, **status: Any) -> Object:
     """A Pod of the chart."""
     return {
@@ -189,6 +201,26 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         (
             {"rights": tuple(Right("list", "", f"r{number}", "", False) for number in range(9))},
             "error", "list r0, list r1, list r2, list r3, list r4, and 4 more", "helm upgrade pen helm/penstock -n penstock",
+        ),
+        (
+            {"workloads": agents(3, 0)},
+            "error", "node-agent: 0 of 3 ready: no Pod says why",
+            "describe daemonset penstock-node-agent says why; where Pod Security forbids it, kubectl label namespace penstock",
+        ),
+        (
+            {"workloads": agents(3, 2), "pods": [pod("node-agent", containerStatuses=waiting("ErrImagePull", "no"))]},
+            "warning", "node-agent: 2 of 3 ready: ErrImagePull", "--set images.registry=REGISTRY",
+        ),
+        (
+            {
+                "workloads": agents(3, 2, 1),
+                "pods": [pod("node-agent", containerStatuses=waiting("CrashLoopBackOff", "x", terminated={"exitCode": 2}))],
+            },
+            "warning", "node-agent: 2 of 3 ready: CrashLoopBackOff", "helm rollback pen -n penstock",
+        ),
+        (
+            {"workloads": agents(0, 0)},
+            "warning", "node-agent: no node is one that it may run on", "--set-json nodeAgent.pods.nodeSelector={}",
         ),
         ({"nodes": [node(), node("n1", "False")]}, "warning", "not ready: n1", "describe node n1"),
         (
