@@ -150,7 +150,7 @@ def _simulated(
 ) -> Object:
     """One container: the engine is inside of the agent."""
     parallel, _ = parallelism_of(deployment, role, profile)
-    spec = worker_spec(deployment, role, create) | _control(host)
+    spec = worker_spec(deployment, role, create) | control(host)
     container = {
         "name": "worker",
         "image": deployment.spec.engine.image or host.image,
@@ -249,7 +249,8 @@ def with_agent_tls(parts: Object, host: pods.WorkerHost) -> Object:
     return _mounted(parts, volume, pods.AGENT_TLS_FOLDER)
 
 
-def _control(host: pods.WorkerHost) -> Object:
+def control(host: pods.WorkerHost) -> Object:
+    """What makes an agent serve its gRPC API, where there are certificates."""
     return {"control_port": CONTROL_PORT, "control_tls": pods.AGENT_TLS_FOLDER} if host.agent_tls_secret else {}
 
 
@@ -280,7 +281,7 @@ def agent(
     events: bool,
 ) -> Object:
     """The agent's container: it registers the engine beside it, keeps its lease, relays its KV events, drains it."""
-    spec = beside_spec(deployment, role, create, events) | {"agent_port": AGENT_PORT, **_control(host)}
+    spec = beside_spec(deployment, role, create, events) | {"agent_port": AGENT_PORT, **control(host)}
     probe = {"httpGet": {"path": "/healthz", "port": AGENT_PORT}}
     return {
         "name": pods.AGENT,

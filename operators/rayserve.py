@@ -36,7 +36,7 @@ def document(
         start_s = values.duration_s(spec.engine.start_timeout)
         started = {"command": list(parts.start.command), "start_s": start_s, "num_gpus": _gpus(pod)}
         worker = build.beside_spec(deployment, role, create, parts.start.events) | started
-    worker |= {"host": "auto"}
+    worker |= {"host": "auto", **build.control(host)}
     application = {
         "name": "worker",
         "route_prefix": "/",
@@ -104,7 +104,7 @@ def _pod(
         ],
         **build.placement(spec.placement, pods.selector(meta.name, role.name), profile),
     }
-    return build.with_redis_ca(pod, host)
+    return build.with_agent_tls(build.with_redis_ca(pod, host), host)
 
 
 def _gpus(pod: Object) -> int:

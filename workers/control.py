@@ -30,6 +30,8 @@ class Service(agent_pb2_grpc.AgentServicer):
     def __init__(self, worker: str, owner: agent.WorkerAgent) -> None:
         self._worker, self._agent = worker, owner
         self._log = logs.get("worker")
+        # Whether somebody has asked the worker to drain.
+        self.asked = False
 
     async def GetStatus(self, request: Any, context: aio.ServicerContext[Any, Any]) -> agent_pb2.Status:
         """FAILED_PRECONDITION where another worker is meant."""
@@ -48,6 +50,7 @@ class Service(agent_pb2_grpc.AgentServicer):
             message = f"timeout_s: {timeout_s:g} is not from 0 to {_MAX_TIMEOUT_S:g}"
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, message)
         self._log.info("drain_asked", worker=self._worker, by=sorted(names), timeout_s=timeout_s)
+        self.asked = True
         self._agent.begin_drain(timeout_s)
         return await self._status()
 
@@ -77,6 +80,11 @@ class Server:
         self._service = Service(worker.id, owner)
         self._server: grpcs.GrpcServer | None = None
         self._log = logs.get("worker")
+
+    @property
+    def drain_asked(self) -> bool:
+        """Whether a command has drained the worker."""
+        return self._service.asked
 
     async def start(self) -> int | None:
         """The port it listens on. Raises `StartError` where that is taken.

@@ -12,6 +12,7 @@ import ray
 from ray import serve
 
 from penstock.runtime import errors, logs
+from workers import control
 from workers.hosting import spec, worker
 
 HEALTH_PERIOD_S = 1.0
@@ -48,14 +49,23 @@ class Replica:
         if config.host in ("127.0.0.1", "::1", "localhost"):
             keep_to_loopback()
         self._worker = worker.Worker(config)
-        await self._worker.start()
+        self._commands = control.Server(config, self._worker.agent)
+        try:
+            self._worker.agent.control_port = await self._commands.start()
+            await self._worker.start()
+        except BaseException:
+            await self._commands.stop()
+            raise
 
     async def check_health(self) -> None:
         """Raises where the engine is dead or another incarnation took over; Serve then replaces the replica.
 
-        A worker that has drained is well: it would come back if Serve replaced it.
+        A worker that whoever keeps it has drained is well: it would come back if Serve replaced it. One that was drained by
+        a command has to.
         """
         if self._worker.agent.ended.is_set() and self._worker.agent.failure is None:
+            if self._commands.drain_asked:
+                raise errors.TerminalError("it was drained by a command: another takes its place")
             return
         if not await self._worker.agent.healthy():
             raise errors.TerminalError(self._worker.agent.failure or "the engine does not run")
@@ -69,6 +79,7 @@ class Replica:
         started = getattr(self, "_worker", None)
         if started is not None:
             await started.drain()
+            await self._commands.stop()
 
 
 def application(config: spec.WorkerSpec, runtime_env: dict[str, Any] | None = None) -> serve.Application:

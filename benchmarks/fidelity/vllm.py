@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.fidelity import agents, fleet, table
+from benchmarks.fidelity import agents, awake, fleet, table
 from penstock import perf
 from penstock.api import types
 from penstock.workload import request
@@ -100,7 +100,7 @@ class Found:
 
 async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
     """All of it; some fifteen minutes. Raises fleet.FleetError."""
-    with tempfile.TemporaryDirectory(prefix="fid-") as name:
+    with awake.processors(), tempfile.TemporaryDirectory(prefix="fid-") as name:
         folder = pathlib.Path(name)
         path = folder / "profile.json"
         tiny_model.write(folder / "model", shape=_SHAPE)
@@ -143,8 +143,8 @@ async def _alone(
         fleet.workers(folder, engine, 1, _START_S) as redis_url,
         fleet.gateway(folder, redis_url, "round-robin", 1) as (_, [url]),
     ):
-        # On virtual CPUs an engine that was idle for 0.15 s takes 30 ms longer for the first token than one
-        # that was not: it is measured after as long a pause as the middle request of the play finds.
+        # What an engine does after a pause (its caches are cold, its threads asleep) is part of what is predicted: it is
+        # measured after as long a one as the middle request of the play finds.
         await _calibrate(url, path, 0.0, tell)
         pause_s = idle_s(turns, _simulate(path, turns, 1, "round-robin")["e2e_ms"]["mean"] / 1000.0)
         await _calibrate(url, path, pause_s, tell)

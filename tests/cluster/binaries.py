@@ -104,6 +104,22 @@ PARTS = (
             "inference-extension": (_INFERENCE_EXTENSION, ("config/crd/bases/*.yaml",)),
         },
     ),
+    Part(
+        "addons",
+        files={
+            "prometheus-operator": (
+                "github.com/prometheus-operator/prometheus-operator",
+                tuple(
+                    f"example/prometheus-operator-crd/monitoring.coreos.com_{each}.yaml"
+                    for each in ("servicemonitors", "podmonitors", "prometheusrules")
+                ),
+            ),
+            "cert-manager": (
+                "github.com/cert-manager/cert-manager",
+                ("deploy/crds/cert-manager.io_certificates.yaml",),
+            ),
+        },
+    ),
 )
 
 

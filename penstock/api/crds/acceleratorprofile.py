@@ -99,7 +99,9 @@ class AcceleratorProfile(base.Resource):
             base.Column("Watts", ".spec.power.maxWatts", "integer", "Highest power, W"),
             base.Column("Per Node", ".spec.perNode", "integer", "Accelerators of one node"),
             base.Column("Nodes", ".status.nodes", "integer", "Nodes that offer them"),
-            base.Column("Allocatable", ".status.allocatable", "integer", "Accelerators that Pods may have, taken or not"),
+            base.Column(
+                "Allocatable", ".status.allocatable", "integer", "Accelerators that Pods may have, taken or not"
+            ),
             base.Column("Ready", '.status.conditions[?(@.type=="Ready")].status', description="Whether there are any"),
             base.Column("Age", ".metadata.creationTimestamp", "date", "Time since it was made"),
         ),

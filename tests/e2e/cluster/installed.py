@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import yaml
@@ -50,6 +54,26 @@ def pods(kube: tools.Tools, selector: str) -> list[dict[str, Any]]:
     """Pods that are not on their way out."""
     found = kube.get("pods", "-l", selector)
     return [each for each in found if "deletionTimestamp" not in each["metadata"]]
+
+
+def drain_by_hand(kube: tools.Tools, folder: pathlib.Path, worker: str, pod: dict[str, Any]) -> None:
+    """`penstock drain --agent` with the chart's client certificate, which goes to a folder."""
+    for name, text in kube.get("secret", "penstock-agent-client")["data"].items():
+        (folder / name).write_bytes(base64.b64decode(text))
+    address = f"{pod['status']['podIP']}:8002"
+    command = [sys.executable, "-m", "controller.cli.main", "drain", worker, "--agent", address]
+    files = ["--tls-ca", "ca.crt", "--tls-cert", "tls.crt", "--tls-key", "tls.key"]
+    told = subprocess.run([*command, *files], cwd=folder, capture_output=True, text=True, check=False)
+    assert told.returncode == 0 and told.stdout.startswith(f"{worker}: "), told.stderr
+
+
+def status(kube: tools.Tools) -> dict[str, Any]:
+    """What `penstock status --json` says; empty where no controller answers."""
+    controller = pods(kube, "app.kubernetes.io/component=controller")[0]["status"]["podIP"]
+    command = [sys.executable, "-m", "controller.cli.main", "status", "--controller", f"{controller}:7070", "--json"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    found: dict[str, Any] = json.loads(asked.stdout or "{}")
+    return found
 
 
 def ready(pod: dict[str, Any]) -> bool:

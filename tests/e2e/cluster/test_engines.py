@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import pathlib
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -166,14 +163,9 @@ def settled(release: tools.Tools, count: int) -> bool:
 
 def drain_by_hand(release: tools.Tools, folder: pathlib.Path) -> str:
     """`penstock drain --agent` of one unit; its uid."""
-    for name, text in release.get("secret", "penstock-agent-client")["data"].items():
-        (folder / name).write_bytes(base64.b64decode(text))
     head = installed.pods(release, "penstock.dev/deployment=wide,ray.io/node-type=head")[0]
-    unit, address = head["metadata"]["labels"]["penstock.dev/worker"], f"{head['status']['podIP']}:8002"
-    command = [sys.executable, "-m", "controller.cli.main", "drain", unit, "--agent", address]
-    files = ["--tls-ca", "ca.crt", "--tls-cert", "tls.crt", "--tls-key", "tls.key"]
-    told = subprocess.run([*command, *files], cwd=folder, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
+    unit = head["metadata"]["labels"]["penstock.dev/worker"]
+    installed.drain_by_hand(release, folder, unit, head)
     uid: str = release.get("raycluster", unit)["metadata"]["uid"]
     return uid
 

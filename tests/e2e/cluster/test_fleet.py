@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import collections
-import json
 import pathlib
 import subprocess
 import sys
@@ -69,12 +67,9 @@ def test_agents_of_nodes_tell_what_they_find(fleet: tools.Tools) -> None:
         text = httpx.get(f"http://{each['status']['podIP']}:9092/metrics", trust_env=False).text
         assert f'penstock_node_meter_up{{meter="rapl",node="{node}"}} {float(shown)}' in text
         assert ("penstock_node_power_watts{" in text) == shown
-    controller = installed.pods(fleet, "app.kubernetes.io/component=controller")[0]["status"]["podIP"]
-    command = [sys.executable, "-m", "controller.cli.main", "status", "--controller", f"{controller}:7070", "--json"]
 
     def told() -> dict[str, tuple[str, ...]]:
-        asked = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = json.loads(asked.stdout or "{}").get("nodes", [])
+        found = installed.status(fleet).get("nodes", [])
         return {one["id"]: tuple(reason.partition(":")[0] for reason in one["degraded"]) for one in found}
 
     wanted = () if shown else ("meter-missing",)
@@ -129,17 +124,13 @@ def rolled_out(fleet: tools.Tools) -> str:
 
 def test_a_command_over_grpc_drains_a_worker(fleet: tools.Tools, tmp_path: pathlib.Path) -> None:
     """`penstock drain --agent` with the chart's client certificate, under load: its streams end, another worker takes its place."""
-    for name, text in fleet.get("secret", "penstock-agent-client")["data"].items():
-        (tmp_path / name).write_bytes(base64.b64decode(text))
     victim = workers(fleet)[0]
     name, address = victim["metadata"]["name"], f"{victim['status']['podIP']}:8002"
-    files = ["--tls-ca", "ca.crt", "--tls-cert", "tls.crt", "--tls-key", "tls.key"]
-    command = [sys.executable, "-m", "controller.cli.main", "drain", name, "--agent", address]
     with Load(installed.gateway_url(fleet), "tiny") as load:
-        open_call = subprocess.run([*command, "--tls-ca", "ca.crt"], cwd=tmp_path, capture_output=True, text=True)
-        assert open_call.returncode == 2, open_call.stderr
-        told = subprocess.run([*command, *files], cwd=tmp_path, capture_output=True, text=True)
-        assert told.returncode == 0 and told.stdout.startswith(f"{name}: "), told.stderr
+        installed.drain_by_hand(fleet, tmp_path, name, victim)
+        command = [sys.executable, "-m", "controller.cli.main", "drain", name, "--agent", address, "--tls-ca", "ca.crt"]
+        without = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert without.returncode == 2, without.stderr
         tools.until("it is gone", lambda: victim["metadata"]["uid"] not in uids(fleet), 120)
         tools.until("two workers again", lambda: len(uids(fleet)) == 2, 120)
     assert load.problems == []

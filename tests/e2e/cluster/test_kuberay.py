@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -157,7 +158,13 @@ def asked(ray: tools.Tools, model: str) -> str:
     return answer.choices[0].message.content or ""
 
 
-def test_ray_serve_hosts_a_worker(release: tools.Tools) -> None:
+def incarnations(ray: tools.Tools) -> dict[str, int]:
+    """Of the workers that are ready, as `penstock status` tells them."""
+    told = installed.status(ray).get("workers", ())
+    return {each["id"]: each["incarnation"] for each in told if each["state"] == "ready"}
+
+
+def test_ray_serve_hosts_a_worker(release: tools.Tools, tmp_path: pathlib.Path) -> None:
     """A RayService of the operator's runs the worker; it is rolled out, scaled and drained under load without a failed request."""
     ray = release
     began_s = time.monotonic()
@@ -174,6 +181,16 @@ def test_ray_serve_hosts_a_worker(release: tools.Tools) -> None:
         tools.until("another RayService in its place", lambda: before not in uids(ray) and settled(ray, 1), 300)
         ray.kubectl("scale", "md/served", "--replicas=2")
         tools.until("two RayServices", lambda: settled(ray, 2), 240)
+        both = incarnations(ray)
+        head = installed.pods(ray, "penstock.dev/deployment=served,ray.io/node-type=head")[0]
+        drained = head["metadata"]["labels"]["penstock.dev/worker"]
+        installed.drain_by_hand(ray, tmp_path, drained, head)
+        # Serve starts it again in its place.
+        tools.until("it is back", lambda: incarnations(ray).get(drained, 0) > both[drained], 180)
+        assert {each: at for each, at in incarnations(ray).items() if each != drained} == {
+            each: at for each, at in both.items() if each != drained
+        }
+        tools.until("two RayServices still", lambda: settled(ray, 2), 120)
         ray.kubectl("scale", "md/served", "--replicas=1")
         tools.until("one RayService", lambda: settled(ray, 1), 120)
     assert load.problems == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import collections
 import json
 import os
 import pathlib
@@ -168,6 +169,44 @@ def test_the_api_server_knows_every_field(kube: tools.Tools, sets: tuple[str, ..
     ran = here.run("kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", "-", given=text)
     assert ran.returncode == 0, ran.stderr
     assert "arning" not in ran.stderr, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("sets", "kinds"),
+    [
+        (
+            ("monitoring.serviceMonitor.enabled=true", "monitoring.rules.enabled=true", "nodeAgent.enabled=true",
+             "nodeAgent.cpus.enabled=false", "gateway.tls.mode=certManager", "gateway.tls.issuer.name=ours"),
+            {"ServiceMonitor": 4, "PrometheusRule": 1, "Certificate": 1, "DaemonSet": 1},
+        ),
+        (
+            ("monitoring.podMonitor.enabled=true", "nodeAgent.enabled=true", "nodeAgent.cpus.enabled=false"),
+            {"PodMonitor": 4, "DaemonSet": 1},
+        ),
+    ],
+    ids=["service monitors", "pod monitors"],
+)  # fmt: skip
+def test_the_definitions_of_others_know_every_field(
+    kube: tools.Tools, sets: tuple[str, ...], kinds: dict[str, int]
+) -> None:
+    """Strictly read by the API server with Prometheus Operator's and cert-manager's own definitions."""
+    programs = binaries.find(os.environ)
+    try:
+        for files in ("prometheus-operator", "cert-manager"):
+            kube.apply_folder(programs.path(files))
+    except binaries.Unavailable as exc:
+        pytest.skip(str(exc))
+    for each in ("servicemonitors", "podmonitors", "prometheusrules"):
+        kube.wait("--for=condition=Established", f"crd/{each}.monitoring.coreos.com")
+    kube.wait("--for=condition=Established", "crd/certificates.cert-manager.io")
+    here = releases.prepare(kube, "others", volumes=0)
+    objects = charts.template(*sets, namespace="others")
+    found = collections.Counter(each["kind"] for each in objects)
+    assert {kind: found[kind] for kind in kinds} == kinds
+    ran = here.run(
+        "kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", "-", given=yaml.safe_dump_all(objects)
+    )
+    assert ran.returncode == 0 and "arning" not in ran.stderr, ran.stderr
 
 
 def test_the_certificate_of_helm_is_kept(kube: tools.Tools) -> None:

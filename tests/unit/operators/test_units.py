@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -289,3 +290,23 @@ def test_ray_serve_hosts_an_engine_that_is_a_program() -> None:
     assert pod["initContainers"][0]["command"] == ["python", "-m", "workers.download"]
     names = [each["name"] for each in container["env"]]
     assert len(names) == len(set(names)) and {"HF_HUB_OFFLINE", "RAY_TMPDIR"} <= set(names)
+
+
+@pytest.mark.parametrize("kind", ["sim", "vllm"])
+def test_the_agents_api_is_there_under_ray_serve(kind: str) -> None:
+    """Where the installation names its Secret, the replica gets port and files; else neither."""
+    served = deployment(hosting="RayServe", engine={"kind": kind, "image": "ray:x"}, parallelism={}, accelerators=[])
+
+    def made(host: pods.WorkerHost) -> tuple[hosting.WorkerSpec, dict[str, Any]]:
+        _, found = units.document(served, CREATE, host, None)
+        [application] = yaml.safe_load(found["spec"]["serveConfigV2"])["applications"]
+        told = hosting.WorkerSpec.model_validate_json(application["args"]["spec"])
+        return told, found["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
+
+    told, pod = made(dataclasses.replace(HOST, agent_tls_secret="agents"))
+    assert told.control_port == 8002
+    mount = {"name": "agent-tls", "mountPath": str(told.control_tls), "readOnly": True}
+    assert mount in pod["containers"][0]["volumeMounts"]
+    assert {"name": "agent-tls", "secret": {"secretName": "agents", "optional": True}} in pod["volumes"]
+    told, pod = made(HOST)
+    assert told.control_port is None and "agent-tls" not in str(pod)
