@@ -291,15 +291,16 @@ def _gateway(item: types.RegisteredGateway, reachable: bool) -> control_pb2.Gate
 
 def _node(item: types.RegisteredNode, reachable: bool) -> control_pb2.Node:
     record = item.record
+    # What was drawn before it fell silent, or before Redis did, is not what is drawn now.
+    current = reachable and not item.silent_s
     return control_pb2.Node(
         id=record.id,
         version=record.version,
         lease_left_s=item.lease_left_s if reachable else None,
         silent_s=item.silent_s if reachable else None,
         gpus=record.gpus,
-        # What was drawn before it fell silent is not what is drawn now.
-        gpu_w=None if item.silent_s else record.gpu_w,
-        cpu_w=None if item.silent_s else record.cpu_w,
+        gpu_w=record.gpu_w if current else None,
+        cpu_w=record.cpu_w if current else None,
         degraded=record.degraded,
         started_at_s=record.started_at_s,
     )

@@ -149,6 +149,11 @@ class Informer:
         """Whether every watch runs."""
         return self.synced and not self._away
 
+    @property
+    def away(self) -> bool:
+        """Whether something of it could not be had when it was tried last."""
+        return bool(self._away)
+
     async def start(self) -> None:
         """Begins to follow; the server may be away."""
         self._tasks = [asyncio.create_task(self._follow(path), name=f"watch {path}") for path in self._paths]

@@ -38,6 +38,8 @@ class Copies:
         self.nodes = cache.Informer(
             client, clock, cache.Store(slim=profiles.slim_node), ["/api/v1/nodes"], on_change=self._node_changed
         )
+        # Generation of each profile whose deployments have been marked for it.
+        self._specified: dict[str, int] = {}
         # What profiles count of each node: its heartbeats change nothing of that.
         self._counted: dict[str, hardware.Node] = {}
         self.owned = {
@@ -114,6 +116,13 @@ class Copies:
         assert acceleratorprofile.AcceleratorProfile.KIND.namespaced is False
         name = found["metadata"]["name"]
         self._mark((acceleratorprofile.AcceleratorProfile, "", name))
+        kept = self.profiles.store.get("", name)
+        # A status is no change of what is placed.
+        before, now = self._specified.pop(name, None), None if kept is None else kept["metadata"].get("generation", 0)
+        if now is not None:
+            self._specified[name] = now
+        if before == now:
+            return
         for each in self.deployments.store:
             spec = each["spec"]
             lists = [spec.get("accelerators", ()), *(role.get("accelerators", ()) for role in spec.get("roles", ()))]

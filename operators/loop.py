@@ -125,9 +125,7 @@ class Operator:
         if kind is modeldeployment.ModelDeployment:
             return (await self._reconciler.reconcile(namespace, name)).again_s
         if kind is acceleratorprofile.AcceleratorProfile:
-            if self._profiles is not None:
-                await self._profiles.reconcile(name)
-            return None
+            return await self._profiles.reconcile(name) if self._profiles is not None else None
         known = self._document(kind, namespace, name) if self._document else None
         await unbuilt.reconcile(self._kube, self._clock, kind, namespace, name, known)
         return None

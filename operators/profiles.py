@@ -7,6 +7,8 @@ from operators.policy import hardware
 from penstock.api.crds import acceleratorprofile, base
 from penstock.runtime import clock as clocks
 
+_LISTING_S, _REFUSED_S = 0.5, 15.0
+
 
 def slim_node(found: kube.Object) -> kube.Object:
     """What is read of a node; a whole one is ten kilobytes, most of them the names of its images."""
@@ -29,16 +31,21 @@ class Profiles:
     ) -> None:
         self._kube, self._clock, self._known, self._nodes = client, clock, known, nodes
 
-    async def reconcile(self, name: str) -> bool:
-        """Writes the status where it differs; whether it wrote. Raises as the client."""
+    async def reconcile(self, name: str) -> float | None:
+        """Writes the status where it differs; when to look again, s, where nodes are not known yet. Raises as the client."""
         document = self._known.store.get("", name)
         if document is None:
-            return False
+            return None
+        listed = self._nodes.synced
+        if not listed and not self._nodes.away:
+            # The first list is on its way.
+            return _LISTING_S
         read = acceleratorprofile.AcceleratorProfile.read(document)
-        nodes = map(hardware.Node.of, self._nodes.store) if self._nodes.synced else None
+        nodes = map(hardware.Node.of, self._nodes.store) if listed else None
         wanted = hardware.of_profile(read, nodes, self._clock.now_s())
+        again_s = None if listed else _REFUSED_S
         if wanted == read.status:
-            return False
+            return again_s
         applied = {
             "apiVersion": base.API_VERSION,
             "kind": "AcceleratorProfile",
@@ -46,4 +53,4 @@ class Profiles:
             "status": wanted.model_dump(by_alias=True, exclude_none=True, mode="json"),
         }
         self._known.take(await self._kube.apply(f"{sight.PROFILE.path('', name)}/status", applied))
-        return True
+        return again_s

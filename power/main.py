@@ -73,7 +73,8 @@ class Published:
             gpus=sums.gpus,
             gpu_w=sums.gpu_w,
             cpu_w=sums.cpu_w,
-            degraded=self._health.lines(),
+            # Who reads this has Redis.
+            degraded=self._health.lines(without=(sampling.REGISTRY_LOST,)),
         )
 
 
@@ -89,7 +90,14 @@ def build(settings: node_settings.NodeSettings) -> tuple[lifecycle.Lifecycle, st
     """The components in their order, and the server that tells the port."""
     clock = clocks.SystemClock()
     health = degraded.Degraded(clock, "node", sampling.MODES)
-    link = redis_link.RedisLink(settings.redis_url.get_secret_value(), clock, name="node", required_within_s=None)
+    # The beats tell whether Redis is there: there may be thousands of agents.
+    link = redis_link.RedisLink(
+        settings.redis_url.get_secret_value(),
+        clock,
+        name="node",
+        required_within_s=None,
+        ping_interval_s=settings.beat_s * _LEASE_BEATS,
+    )
     store = registry.RedisRegistry(link.client, wire.Keys(settings.namespace))
     sampler = sampling.Sampler(
         meters(settings), clock, health, interval_s=settings.interval_s, expected=settings.expect

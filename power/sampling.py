@@ -22,6 +22,7 @@ MODES = (REGISTRY_LOST, METER_FAILED, METER_MISSING)
 
 # A driver that hangs is told of after so many intervals (of a second at least).
 _LATE_INTERVALS = 3
+_CLOSE_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Sampler:
         self._late_s = _LATE_INTERVALS * max(interval_s, 1.0)
         self._log = logs.get("node")
         self._tasks: list[asyncio.Task[None]] = []
+        self._busy: set[str] = set()
         self._looks: dict[str, Look] = {}
         self._counters: dict[str, energy.Counter] = {}
 
@@ -62,6 +64,13 @@ class Sampler:
         """Ends the reading. A meter that hangs is left to its thread, which ends with the process."""
         await tasks.cancel(self._tasks)
         self._tasks = []
+        for each in self._meters:
+            if each.name not in self._busy:
+                try:
+                    async with asyncio.timeout(_CLOSE_S):
+                        await _in_thread(each.close)
+                except TimeoutError:
+                    self._log.warning("meter_not_closed", meter=each.name)
 
     @property
     def looked(self) -> bool:
@@ -93,19 +102,14 @@ class Sampler:
 
     async def _follow(self, meter: port.Meter) -> None:
         """A look each interval; a late one is waited for, so that a meter is used by one thread at a time."""
-        busy = False
-        try:
-            while True:
-                began_s = self._clock.monotonic_s()
-                busy = True
-                look = await self._look(meter)
-                busy = False
-                self._took(meter, look)
-                spent_s = self._clock.monotonic_s() - began_s
-                await self._clock.sleep(max(0.0, self._interval_s - spent_s))
-        finally:
-            if not busy:
-                meter.close()
+        while True:
+            began_s = self._clock.monotonic_s()
+            self._busy.add(meter.name)
+            look = await self._look(meter)
+            self._busy.discard(meter.name)
+            self._took(meter, look)
+            spent_s = self._clock.monotonic_s() - began_s
+            await self._clock.sleep(max(0.0, self._interval_s - spent_s))
 
     async def _look(self, meter: port.Meter) -> Look:
         reading = asyncio.ensure_future(_in_thread(meter.read))
@@ -138,11 +142,8 @@ class Sampler:
         failed = [look.failed for look in self._looks.values() if look.failed]
         failed += [each.fault for look in self._looks.values() for each in look.found if each.fault]
         self._say(METER_FAILED, failed)
-        missing = [f"{name}: {look.absent}" for name, look in self._looks.items() if look.absent]
-        if self.looked and len(missing) == len(self._meters):
-            self._say(METER_MISSING, ["there is nothing to measure here", *missing])
-        else:
-            self._say(METER_MISSING, [each for each in missing if each.partition(":")[0] in self._expected])
+        missing = {name: look.absent for name, look in self._looks.items() if look.absent}
+        self._say(METER_MISSING, [f"{name}: {missing[name]}" for name in missing if name in self._expected])
 
     def _say(self, mode: str, reasons: Sequence[str]) -> None:
         if reasons:

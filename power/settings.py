@@ -25,15 +25,20 @@ class NodeSettings(base.Settings):
     meters: list[Literal["nvml", "rapl"]] = Field(
         ["nvml", "rapl"],
         min_length=1,
+        json_schema_extra={"uniqueItems": True},
         description="What to look for: GPUs by `nvml`, CPUs and their memory by `rapl`. One that the node lacks is no fault",
     )
     expect: list[Literal["nvml", "rapl"]] = Field(
-        [], description="Of `meters`, those that the node must have: without one of them the agent is degraded"
+        [],
+        json_schema_extra={"uniqueItems": True},
+        description="Of `meters`, those that the node must have: without one of them the agent is degraded",
     )
     sys_dir: pathlib.Path = Field(
         pathlib.Path("/sys"), description="Where the node's sysfs is; of it only `devices/virtual` is read"
     )
-    interval_s: float = Field(1.0, ge=0.05, le=60, description="How often meters are read, s")
+    interval_s: float = Field(
+        1.0, ge=0.05, le=10, description="How often meters are read, s: some counters go around in half a minute"
+    )
     beat_s: float = Field(
         5.0, ge=0.1, le=60, description="How often the node's sums go to Redis, s; three make a lease"
     )

@@ -100,7 +100,9 @@ class Found:
 
 async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
     """All of it; some fifteen minutes. Raises fleet.FleetError."""
-    with awake.processors(), tempfile.TemporaryDirectory(prefix="fid-") as name:
+    with awake.processors() as asleep, tempfile.TemporaryDirectory(prefix="fid-") as name:
+        if asleep:
+            tell(asleep)
         folder = pathlib.Path(name)
         path = folder / "profile.json"
         tiny_model.write(folder / "model", shape=_SHAPE)

@@ -25,7 +25,9 @@ def problems(fleet: control_pb2.Fleet) -> list[str]:
     for node in fleet.nodes:
         out += [f"node {node.id}: {reason}" for reason in node.degraded]
         if node.silent_s:
-            out.append(f"node {node.id}: its agent has been silent for {node.silent_s:.0f} s; what it draws is unknown")
+            out.append(
+                f"node {node.id}: the lease of its agent ended {node.silent_s:.0f} s ago; what it draws is unknown"
+            )
     if not fleet.controller.id:
         out.append("controller: nobody leads")
     for deployment in fleet.deployments:

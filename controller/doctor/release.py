@@ -36,8 +36,8 @@ def rights(sight: Sight) -> Iterator[Finding]:
 def workloads(sight: Sight) -> Iterator[Finding]:
     """Every component of the release runs, in the number that is wanted."""
     if sight.workloads is None:
-        message = f"workloads in {sight.namespace} cannot be seen"
-        yield Finding("release", Level.UNKNOWN, message, "kubectl auth can-i list deployments")
+        message = f"Deployments, StatefulSets or DaemonSets in {sight.namespace} cannot be seen"
+        yield Finding("release", Level.UNKNOWN, message, f"kubectl auth can-i --list -n {sight.namespace}")
         return
     present = {component(each) for each in sight.workloads}
     if not present:
@@ -54,8 +54,11 @@ def workloads(sight: Sight) -> Iterator[Finding]:
         wanted, ready = _numbers(each)
         shown = f"{component(each)}: {ready} of {wanted} ready"
         if not wanted and component(each) == "node-agent":
-            mend = f"{upgrade(sight)} --set-json nodeAgent.pods.nodeSelector={{}}"
-            yield Finding("release", Level.WARNING, "node-agent: no node is one that it may run on", mend)
+            # One that was made just now has not been counted for yet.
+            if each.get("status", {}).get("observedGeneration"):
+                mend = f"{upgrade(sight)} --set nodeAgent.pods.nodeSelector=null, or nodeAgent.pods.affinity=null"
+                message = "node-agent: no node is one that its nodeSelector and affinity take"
+                yield Finding("release", Level.WARNING, message, mend)
             continue
         if not wanted:
             kind, number = ("statefulset", 1) if component(each) == "redis" else ("deployment", 2)

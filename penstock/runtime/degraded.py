@@ -37,6 +37,6 @@ class Degraded:
         """Mode -> reason, of those that hold now."""
         return {mode: reason for mode, (_, reason) in self._present.items()}
 
-    def lines(self) -> tuple[str, ...]:
-        """`mode: reason`, as status shows it."""
-        return tuple(f"{mode}: {reason}" for mode, reason in sorted(self.modes().items()))
+    def lines(self, without: Collection[str] = ()) -> tuple[str, ...]:
+        """`mode: reason`, as status shows it; of the modes in `without` none."""
+        return tuple(f"{mode}: {reason}" for mode, reason in sorted(self.modes().items()) if mode not in without)

@@ -7,6 +7,7 @@ that is cut into MIG devices is read whole. A virtual GPU tells none of it.
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,8 +19,8 @@ from power.policy import readings
 T = TypeVar("T")
 
 _MILLI = 1e-3
-# Without a driver there is nothing to read, and that is no fault of a node without GPUs.
-_ABSENT = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+# There while the node's driver is loaded, in every container.
+_DRIVER = pathlib.Path("/sys/module/nvidia")
 _SLOWED_BY = {
     pynvml.nvmlClocksEventReasonSwPowerCap: "power_cap",
     pynvml.nvmlClocksEventReasonHwSlowdown: "hardware",
@@ -35,7 +36,9 @@ class Nvml:
 
     name = "nvml"
 
-    def __init__(self) -> None:
+    def __init__(self, driver: pathlib.Path = _DRIVER) -> None:
+        """`driver`: a folder that is there while the node's driver is loaded."""
+        self._driver = driver
         self._open = False
 
     def read(self) -> list[readings.Reading]:
@@ -47,10 +50,17 @@ class Nvml:
             found = [_reading(index) for index in range(pynvml.nvmlDeviceGetCount())]
         except pynvml.NVMLError as exc:
             self.close()
-            if exc.value in _ABSENT:
+            if exc.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND and self._driver.exists():
+                message = (
+                    "the node has NVIDIA's driver, and its library is not in this container: set the runtime class"
+                )
+                raise port.MeterError(message) from exc
+            if exc.value in (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED):
                 raise port.AbsentError(f"no NVIDIA driver: {exc}") from exc
             raise port.MeterError(f"NVML: {exc}") from exc
-        if found and not any(each.name for each in found):
+        if not found:
+            raise port.AbsentError("NVIDIA's driver has no GPU")
+        if not any(each.name for each in found):
             # No GPU answers anything: a driver that went away does so until it is opened anew.
             self.close()
         return found

@@ -31,7 +31,8 @@ class Rapl:
         found = []
         for zone in _zones(self._root):
             name = _text(zone / "name")
-            if name == "psys":
+            # Where there are several sockets each may have one: `psys`, `psys-1`.
+            if name == "psys" or name.startswith("psys-"):
                 found.append(_reading(name, "platform", zone))
             elif name.startswith("package-"):
                 found.append(_reading(name, "cpu", zone))

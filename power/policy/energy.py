@@ -25,7 +25,8 @@ def advance(known: Counter | None, reading: readings.Reading, now_s: float) -> C
     """The counter after one more look; None where the device has none.
 
     Watts are the mean since the look before. Where the counter fell and cannot have gone around, it began anew: what it
-    shows was drawn since, and no mean is known. Source of the wrap: Linux' powercap, `max_energy_range_uj`.
+    shows was drawn since, as far as that can be, and no mean is known. Nor is it where the counter leapt further than
+    anything draws. Source of the wrap: Linux' powercap, `max_energy_range_uj`.
     """
     if reading.joules is None:
         return known
@@ -36,9 +37,11 @@ def advance(known: Counter | None, reading: readings.Reading, now_s: float) -> C
         return known
     if reading.wrap_j is not None and elapsed_s * _MOST_W >= reading.wrap_j:
         return Counter(now_s, reading.joules, known.total_j)
+    most_j = elapsed_s * _MOST_W
     drawn_j = reading.joules - known.raw_j
-    if drawn_j < 0:
-        if reading.wrap_j is None:
-            return Counter(now_s, reading.joules, known.total_j + reading.joules)
+    if drawn_j < 0 and reading.wrap_j is not None:
         drawn_j += reading.wrap_j
+    if not 0 <= drawn_j <= most_j:
+        anew = reading.joules < known.raw_j and reading.joules <= most_j
+        return Counter(now_s, reading.joules, known.total_j + (reading.joules if anew else 0.0))
     return Counter(now_s, reading.joules, known.total_j + drawn_j, drawn_j / elapsed_s)

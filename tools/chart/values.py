@@ -197,7 +197,9 @@ class NodeGpus(Values):
 
     enabled: bool = Field(True, description="Whether they are measured")
     runtimeClassName: Name = Field(
-        "", description="Runtime class that brings the driver's library; empty: the nodes' default runtime does"
+        "",
+        description="Runtime class that brings the driver's library, on nodes that `pods.nodeSelector` names; empty: the "
+        "nodes' default runtime does",
     )
 
 

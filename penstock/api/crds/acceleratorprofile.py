@@ -81,8 +81,12 @@ class Spec(base.Part):
 class Status(base.Status):
     """What is there."""
 
-    nodes: int = Field(0, ge=0, description="Nodes that take Pods, match the selector and offer the resource")
-    allocatable: int = Field(0, ge=0, description="Accelerators on them that Pods may have, taken or not")
+    nodes: int | None = Field(
+        None, ge=0, description="Nodes that take Pods, match the selector and offer the resource; absent where unknown"
+    )
+    allocatable: int | None = Field(
+        None, ge=0, description="Accelerators on them that Pods may have, taken or not; absent where unknown"
+    )
 
 
 class AcceleratorProfile(base.Resource):

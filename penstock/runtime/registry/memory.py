@@ -13,8 +13,8 @@ from penstock.runtime.registry import port
 class MemoryRegistry:
     """See `port.Registry`. `available = False` makes every method raise, as a Redis that is away does."""
 
-    def __init__(self, clock: clocks.Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: clocks.Clock, node_kept_s: float = port.NODE_KEPT_S) -> None:
+        self._clock, self._node_kept_s = clock, node_kept_s
         self._workers: dict[str, types.WorkerRecord] = {}
         self._lease_end_s: dict[str, float] = {}
         self._gateways: dict[str, types.GatewayRecord] = {}
@@ -174,7 +174,7 @@ class MemoryRegistry:
         self._nodes[record.id] = record
         now_s = self._clock.monotonic_s()
         self._node_end_s[record.id] = now_s + lease_s
-        for name in [name for name, end_s in self._node_end_s.items() if end_s <= now_s - port.NODE_KEPT_S]:
+        for name in [name for name, end_s in self._node_end_s.items() if end_s <= now_s - self._node_kept_s]:
             del self._nodes[name], self._node_end_s[name]
 
     async def drop_node(self, node_id: str) -> None:
@@ -191,7 +191,7 @@ class MemoryRegistry:
         return [
             types.RegisteredNode(record=record, lease_left_s=max(0.0, lefts[name]), silent_s=max(0.0, -lefts[name]))
             for name, record in sorted(self._nodes.items())
-            if lefts[name] > -port.NODE_KEPT_S
+            if lefts[name] > -self._node_kept_s
         ]
 
     def _reach(self) -> None:

@@ -22,8 +22,8 @@ _REPLACE_ATTEMPTS = 8
 class RedisRegistry:
     """See `port.Registry`. One script call each; `set_...` reads first and writes where nobody wrote between."""
 
-    def __init__(self, client: aioredis.Redis, keys: wire.Keys) -> None:
-        self._client = client
+    def __init__(self, client: aioredis.Redis, keys: wire.Keys, node_kept_s: float = port.NODE_KEPT_S) -> None:
+        self._client, self._node_kept_s = client, node_kept_s
         self._keys = keys
         self._log = logs.get("registry")
         register = client.register_script
@@ -168,7 +168,7 @@ class RedisRegistry:
     async def put_node(self, record: types.NodeRecord, lease_s: float) -> None:
         """See the port. O(log n)."""
         keys = [self._keys.nodes, self._keys.node_leases]
-        args = [record.id, record.model_dump_json(), _ms(lease_s), _ms(port.NODE_KEPT_S)]
+        args = [record.id, record.model_dump_json(), _ms(lease_s), _ms(self._node_kept_s)]
         await self._run("put node", self._put_node, keys, args)
 
     async def drop_node(self, node_id: str) -> None:
@@ -181,7 +181,7 @@ class RedisRegistry:
         return [
             types.RegisteredNode(record=record, lease_left_s=max(0.0, left_s), silent_s=max(0.0, -left_s))
             for record, left_s in self._with_leases(types.NodeRecord, float(now_ms), records, leases)
-            if left_s > -port.NODE_KEPT_S
+            if left_s > -self._node_kept_s
         ]
 
     async def _run(self, what: str, script: Any, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:

@@ -96,6 +96,23 @@ async def test_without_redis_the_first_answer_says_so(bench: Bench) -> None:
     assert [worker.id for worker in got.workers] == ["tiny-0"]
 
 
+async def test_what_nodes_draw_is_told_while_it_is_known(bench: Bench) -> None:
+    """With its lease; of an agent that is silent, and without Redis, the nodes are told without watts."""
+    drawn = {"gpus": 8, "gpu_w": 3_200.5, "cpu_w": 180.25}
+    await bench.registry.put_node(types.NodeRecord(id="node-1", **drawn), 60.0)
+    await bench.registry.put_node(types.NodeRecord(id="node-2", **drawn), 0.001)
+    await bench.fleet()
+    here, silent = (await bench.call("GetFleet", control_pb2.GetFleetRequest())).nodes
+    assert (here.gpus, here.gpu_w, here.cpu_w, here.silent_s) == (8, 3_200.5, 180.25, 0) and here.lease_left_s > 50
+    assert silent.silent_s > 0 and silent.gpus == 8 and not silent.HasField("gpu_w") and not silent.HasField("cpu_w")
+    await bench.server.stop()
+    left = (await bench.call("GetFleet", control_pb2.GetFleetRequest())).nodes
+    assert [each.id for each in left] == ["node-1", "node-2"]
+    for each in left:
+        told = {name for name in ("lease_left_s", "silent_s", "gpu_w", "cpu_w") if each.HasField(name)}
+        assert told == set(), each
+
+
 @pytest.mark.parametrize(
     ("method", "request_"),
     [

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import httpx
 import pytest
@@ -29,8 +30,8 @@ class Node:
         self.tree = powercap.Powercap(folder / "sys")
         self.tree.zone("intel-rapl:0", "package-0", 1_000_000)
         nvml = fake_nvml.build(folder)
-        self.gpus = pathlib.Path(nvml["FAKE_NVML"])
-        self.gpus.write_text(f"0\n{GPU}\n{GPU}\n")
+        self._gpus = pathlib.Path(nvml["FAKE_NVML"])
+        self.gpus(GPU, GPU)
         self.url = f"http://127.0.0.1:{processes.free_port()}"
         self.log = folder / "log"
         env = {
@@ -45,6 +46,12 @@ class Node:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "power"], env=os.environ | nvml | env, stdout=out, stderr=out
             )
+
+    def gpus(self, *lines: str) -> None:
+        """The library's state, whole at once: it is read all the time."""
+        partial = self._gpus.with_suffix(".partial")
+        partial.write_text("\n".join(("0", *lines, "")))
+        partial.replace(self._gpus)
 
     def get(self, path: str) -> httpx.Response | None:
         """An answer of its port; None while there is none."""
@@ -95,7 +102,7 @@ async def known(server: embedded_redis.EmbeddedRedis) -> AsyncIterator[Callable[
 
 
 @pytest.fixture
-def node(tmp_path: pathlib.Path, server: embedded_redis.EmbeddedRedis) -> AsyncIterator[Node]:
+def node(tmp_path: pathlib.Path, server: embedded_redis.EmbeddedRedis) -> Iterator[Node]:
     """An agent that measures."""
     made = Node(tmp_path, server)
     yield made
@@ -136,13 +143,26 @@ async def test_without_redis_it_measures_on(
     await node.until(lambda: bool(known()))
     await server.stop()
     await node.until(lambda: node.says('penstock_node_degraded{mode="registry-lost",node="node-1.example"} 1.0'))
-    node.gpus.write_text(f"0\n{GPU.replace('412500', '99000')}\n{GPU}\n")
+    node.gpus(GPU.replace("412500", "99000"), GPU)
     await node.until(
         lambda: node.says('penstock_node_power_watts{device="GPU-0",kind="gpu",node="node-1.example"} 99.0')
     )
     await server.start()
     await node.until(lambda: node.says('penstock_node_degraded{mode="registry-lost",node="node-1.example"} 0.0'))
     assert "the node's sums are not told" in node.log.read_text()
+    told = []
+
+    def told_thrice() -> bool:
+        told.extend(each.record for each in known() if each.record.gpu_w == 511.5 and each.record not in told)
+        return len(told) > 2
+
+    async with asyncio.timeout(30):
+        for counter in itertools.count(2_000_000, 1_000_000):
+            if told_thrice():
+                break
+            node.tree.counts("intel-rapl:0", counter)
+            await asyncio.sleep(0.05)
+    assert {each.degraded for each in told} == {()}
 
 
 async def test_a_killed_agent_is_silent_and_a_lost_gpu_is_named(
@@ -150,7 +170,7 @@ async def test_a_killed_agent_is_silent_and_a_lost_gpu_is_named(
 ) -> None:
     """Its record stays with the time since when; what it said of itself stays too."""
     await node.until(lambda: bool(known()) and known()[0].record.gpu_w == 825.0)
-    node.gpus.write_text(f"0\n{GPU}\n{fake_nvml.gpu(status=15)}\n")
+    node.gpus(GPU, fake_nvml.gpu(status=15))
     await node.until(lambda: bool(known()[0].record.degraded))
     assert known()[0].record.degraded == ("meter-failed: GPU 1: GPU is lost",) and known()[0].record.gpu_w is None
     node.process.kill()

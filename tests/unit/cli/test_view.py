@@ -31,7 +31,7 @@ def fleet(**node: object) -> control_pb2.Fleet:
         (
             {"gpus": 8, "lease_left_s": 0.0, "silent_s": 41.2},
             ["node-1", 8, "?", "?", "0.0", "no"],
-            ["node node-1: its agent has been silent for 41 s; what it draws is unknown"],
+            ["node node-1: the lease of its agent ended 41 s ago; what it draws is unknown"],
         ),
         ({}, ["node-1", "?", "?", "?", "?", "no"], []),
     ],

@@ -53,6 +53,7 @@ def agents(wanted: int, ready: int, updated: int | None = None) -> list[Object]:
     found = workload("node-agent")
     del found["spec"]["replicas"]
     found["status"] = {
+        "observedGeneration": 1,
         "desiredNumberScheduled": wanted,
         "numberReady": ready,
         "updatedNumberScheduled": wanted if updated is None else updated,
@@ -220,7 +221,7 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ),
         (
             {"workloads": agents(0, 0)},
-            "warning", "node-agent: no node is one that it may run on", "--set-json nodeAgent.pods.nodeSelector={}",
+            "warning", "node-agent: no node is one that its nodeSelector", "--set nodeAgent.pods.nodeSelector=null",
         ),
         ({"nodes": [node(), node("n1", "False")]}, "warning", "not ready: n1", "describe node n1"),
         (

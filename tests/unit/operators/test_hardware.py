@@ -55,7 +55,7 @@ def profile(before: dict[str, Any] | None = None, **spec: Any) -> acceleratorpro
             [], {"availability": {"kind": "OnDemand"}}, (0, 0), "False", "NoNodes",
             "availability is OnDemand -> a node autoscaler has to add some",
         ),
-        (None, {}, (0, 0), "Unknown", "NodesUnknown", "give the operator's ServiceAccount the right"),
+        (None, {}, (None, None), "Unknown", "NodesUnknown", "give the operator's ServiceAccount the right"),
     ],
     ids=[
         "all", "one without", "without selector", "none takes Pods", "no device plugin", "no number", "none at all",
@@ -63,7 +63,7 @@ def profile(before: dict[str, Any] | None = None, **spec: Any) -> acceleratorpro
     ],
 )  # fmt: skip
 def test_a_profile_tells_what_there_is(
-    nodes: list[dict[str, Any]] | None, spec: dict[str, Any], counted: tuple[int, int], ready: str, reason: str, said: str
+    nodes: list[dict[str, Any]] | None, spec: dict[str, Any], counted: tuple[int | None, int | None], ready: str, reason: str, said: str
 ) -> None:  # fmt: skip
     """Only of nodes that take Pods; what is missing comes with the next step."""
     known = None if nodes is None else [hardware.Node.of(profiles.slim_node(each)) for each in nodes]

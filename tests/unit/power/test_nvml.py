@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from power.meters import nvml, port
 from tests.support import fake_nvml
 
 # Looks once for each state of the library; a new process, as the loader reads LD_LIBRARY_PATH at its start.
@@ -82,10 +84,22 @@ def test_a_driver_that_goes_and_comes(tmp_path: pathlib.Path) -> None:
     assert found[0]["watts"] == back[0]["watts"] == 412.5
 
 
-def test_without_the_library_there_is_no_gpu() -> None:
-    """As on every node without NVIDIA's driver."""
-    program = "from power.meters import nvml\ntry: nvml.Nvml().read()\nexcept Exception as exc: print(type(exc).__name__, exc)"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    if not ran.stdout:
+@pytest.mark.parametrize("loaded", [False, True], ids=["no driver", "a driver"])
+def test_without_the_library(tmp_path: pathlib.Path, loaded: bool) -> None:
+    """A node without NVIDIA's driver has no GPU; where it is loaded, what lacks is in the container."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        pass
+    else:
         pytest.skip("this machine has NVIDIA's driver")
-    assert ran.stdout.startswith("AbsentError no NVIDIA driver")
+    meter = nvml.Nvml(tmp_path if loaded else tmp_path / "none")
+    with pytest.raises(port.MeterError if loaded else port.AbsentError) as caught:
+        meter.read()
+    assert ("its library is not in this container" in str(caught.value)) == loaded
+
+
+def test_a_driver_without_gpus_has_none(tmp_path: pathlib.Path) -> None:
+    """As on a node from which they were taken."""
+    [found] = looks(tmp_path, "0\n")
+    assert found == ["AbsentError", "NVIDIA's driver has no GPU"]
