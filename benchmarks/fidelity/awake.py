@@ -1,9 +1,8 @@
 """Keeps processors from sleeping while something is timed.
 
-A processor that was idle for a tenth of a second is slower for a while: its clock has fallen, and a virtual one was taken off
-its core. How slow depends on the host and on who else is there, so it is in no profile of an engine. What `cpupower idle-set`
-does on a machine of one's own, a loop on each processor that runs only where nothing else would does anywhere, but for a
-container that may use a share of its processors only: there the loops would use it up.
+A processor that sleeps takes its time to wake, a virtual one the longer the busier its host: how long is in no profile of an
+engine. Linux lets a process say what it can bear (PM QoS, the kernel's Documentation/power/pm_qos_interface.rst): while
+`/dev/cpu_dma_latency` is open with 0 us, idle processors poll.
 """
 
 from __future__ import annotations
@@ -11,47 +10,22 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import subprocess
-import sys
+import struct
 from collections.abc import Iterator
 
-from penstock.runtime import processes
-
-# SCHED_IDLE gives way to everything of its own session; sessions share a processor by their autogroups' nice values.
-_LOOP = """
-import os, sys
-os.sched_setaffinity(0, {int(sys.argv[1])})
-os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-try:
-    with open("/proc/self/autogroup", "w") as file:
-        file.write("19")
-except OSError:
-    pass
-print("awake", flush=True)
-while True:
-    pass
-"""
-_QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
+DEVICE = pathlib.Path("/dev/cpu_dma_latency")
 
 
 @contextlib.contextmanager
-def processors() -> Iterator[str]:
-    """All that this process may use stay awake until the end; gives why they do not, or nothing."""
-    if _QUOTA.exists() and not _QUOTA.read_text().startswith("max"):
-        yield f"this container may use a share of its processors only ({_QUOTA}): they sleep while nothing runs"
+def processors(device: pathlib.Path = DEVICE) -> Iterator[str]:
+    """All of the machine stay awake until the end; gives why they do not, or nothing."""
+    try:
+        held = os.open(device, os.O_WRONLY)
+    except OSError as exc:
+        yield f"processors sleep while nothing runs: {device}: {exc.strerror}"
         return
-    with contextlib.ExitStack() as running:
-        ready = [running.enter_context(_loop(cpu)) for cpu in sorted(os.sched_getaffinity(0))]
-        yield "" if all(ready) else "this system lets no process run only where nothing else would: processors sleep"
-
-
-@contextlib.contextmanager
-def _loop(cpu: int) -> Iterator[bool]:
-    """Whether it runs."""
-    argv = processes.die_with_parent([sys.executable, "-c", _LOOP, str(cpu)])
-    with subprocess.Popen(argv, start_new_session=True, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline() == b"awake\n"
-        finally:
-            process.kill()
+    try:
+        os.write(held, struct.pack("i", 0))
+        yield ""
+    finally:
+        os.close(held)
