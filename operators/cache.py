@@ -136,6 +136,8 @@ class Informer:
         self._listed: set[str] = set()
         # Paths that no watch runs for, with how long to wait after the next failure, s.
         self._away: dict[str, float] = {}
+        # Paths that were never listed, because the server refuses it: another try does not help.
+        self._refused: set[str] = set()
         # For an optional kind: whether the server has it.
         self.present = not optional
 
@@ -143,6 +145,14 @@ class Informer:
     def synced(self) -> bool:
         """Whether everything was listed once."""
         return self._listed == set(self._paths)
+
+    def listed(self, path: str) -> bool:
+        """Whether this one was listed once."""
+        return path in self._listed
+
+    def refused(self, path: str) -> bool:
+        """Whether the server refuses to list this one, which it never has."""
+        return path in self._refused
 
     @property
     def in_step(self) -> bool:
@@ -198,6 +208,8 @@ class Informer:
             self.present = False
             await self._clock.sleep(_OPTIONAL_S)
             return ""
+        if not exc.retryable and path not in self._listed:
+            self._refused.add(path)
         wait_s = self._away.get(path, _BACKOFF_FIRST_S)
         self._away[path] = min(_BACKOFF_MAX_S, wait_s * 2)
         self._log.warning("watch_lost", path=path, reason=str(exc), again_s=wait_s)
@@ -211,6 +223,7 @@ class Informer:
         gone = self.store.replace(found, int(version)) if not prefix else self._replace_part(prefix, found, version)
         self.present = True
         self._listed.add(path)
+        self._refused.discard(path)
         for each in (*found, *gone):
             self._on_change(each)
         return version

@@ -21,6 +21,8 @@ class Copies:
         mark: Callable[[loop.Key], None],
     ) -> None:
         self._mark = mark
+        # What is followed in each namespace that is named, its ModelDeployments first.
+        self._parts: dict[str, list[tuple[cache.Informer, str]]] = {namespace: [] for namespace in namespaces}
 
         def follow(
             path: Callable[[str], str],
@@ -29,7 +31,10 @@ class Copies:
             **kwargs: bool | str,
         ) -> cache.Informer:
             paths = [path(namespace) for namespace in namespaces or ("",)]
-            return cache.Informer(client, clock, store, paths, on_change=on_change, **kwargs)  # type: ignore[arg-type]  # labels and optional
+            made = cache.Informer(client, clock, store, paths, on_change=on_change, **kwargs)  # type: ignore[arg-type]  # labels and optional
+            for namespace in namespaces:
+                self._parts[namespace].append((made, path(namespace)))
+            return made
 
         self.deployments = follow(sight.DEPLOYMENT.path, cache.Store(), self._of(modeldeployment.ModelDeployment))
         self.profiles = cache.Informer(
@@ -58,8 +63,13 @@ class Copies:
         self, kind: type[base.Resource], client: kube.KubeClient, clock: clocks.Clock, namespaces: tuple[str, ...]
     ) -> cache.Informer:
         wanted = sight.Kind(kind.__name__, base.API_VERSION, kind.KIND.plural)
-        paths = [wanted.path(each) for each in (namespaces if kind.KIND.namespaced else ()) or ("",)]
-        return cache.Informer(client, clock, cache.Store(), paths, on_change=self._of(kind))
+        inside = namespaces if kind.KIND.namespaced else ()
+        made = cache.Informer(
+            client, clock, cache.Store(), [wanted.path(each) for each in inside or ("",)], on_change=self._of(kind)
+        )
+        for namespace in inside:
+            self._parts[namespace].append((made, wanted.path(namespace)))
+        return made
 
     @property
     def all(self) -> list[cache.Informer]:
@@ -68,8 +78,19 @@ class Copies:
 
     @property
     def synced(self) -> bool:
-        """Whether everything that passes over workers look at was listed once; nodes are only counted."""
-        return all(each.synced for each in self.all if each is not self.nodes)
+        """Whether everything that passes over workers look at was listed once; nodes are only counted.
+
+        Of namespaces that are named one may be left out whose deployments the server refuses to list, as it does where the
+        namespace is gone with its RoleBinding: no pass is made there, and the others go on.
+        """
+        left_out = {
+            namespace for namespace, parts in self._parts.items() if any(each.refused(path) for each, path in parts[:1])
+        }
+        parts = [part for namespace, found in self._parts.items() if namespace not in left_out for part in found]
+        of_namespaces = {id(each) for found in self._parts.values() for each, _ in found}
+        others = [each for each in self.all if each is not self.nodes and id(each) not in of_namespaces]
+        named = not self._parts or bool(parts)
+        return named and all(each.synced for each in others) and all(each.listed(path) for each, path in parts)
 
     @property
     def in_step(self) -> bool:

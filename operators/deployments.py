@@ -138,6 +138,9 @@ class DeploymentReconciler:
                 await self._published.put(snapshot.deployment)
         except errors.RetryableError as exc:
             self._log.warning("deployment_not_told", namespace=namespace, deployment=name, reason=str(exc))
+            if snapshot is None:
+                # No other pass would come back to one that is gone.
+                raise
 
     async def _look(self, namespace: str, name: str, *, fresh: bool = False) -> Snapshot | None:
         seen = await self._sight.look(namespace, name, fresh=fresh)
@@ -212,30 +215,37 @@ class DeploymentReconciler:
     async def _act(self, snapshot: Snapshot, now_s: float) -> problems.Problem | None:
         """Carries the commands out, each safe to repeat. One that is refused is returned, for the status."""
         for command in snapshot.plan.commands:
+            carried = True
             try:
-                problem = await self._carry_out(snapshot, command, now_s)
+                carried, problem = await self._carry_out(snapshot, command, now_s)
             except (errors.FencedError, kube.UnauthorizedError):
                 raise
             except errors.TerminalError as exc:
                 problem = problems.of_object(snapshot.kind(command.worker).name, command.worker, str(exc))
             if problem is not None:
                 return problem
+            if not carried:
+                # It has changed meanwhile: what is to be done is decided again on what it is now.
+                continue
             self._done(type(command).__name__)
             self._log.info("worker_command", command=type(command).__name__, **dataclasses.asdict(command))
             await self._tell(events.of_command(snapshot.deployment, command, now_s))
         return None
 
-    async def _carry_out(self, snapshot: Snapshot, command: workers.Command, now_s: float) -> problems.Problem | None:
+    async def _carry_out(
+        self, snapshot: Snapshot, command: workers.Command, now_s: float
+    ) -> tuple[bool, problems.Problem | None]:
+        """Whether it was done, and what keeps it from being done."""
         match command:
             case workers.Create():
-                return await self._create(snapshot, command)
+                return True, await self._create(snapshot, command)
             case workers.Drain():
                 await self._drain(snapshot, command.worker, now_s)
             case workers.Delete():
                 meta = snapshot.worker(command.worker)["metadata"]
                 path = snapshot.kind(command.worker).path(meta["namespace"], command.worker)
-                await self._kube.delete(path, meta["uid"], meta["resourceVersion"])
-        return None
+                return await self._kube.delete(path, meta["uid"], meta["resourceVersion"]), None
+        return True, None
 
     async def _create(self, snapshot: Snapshot, command: workers.Create) -> problems.Problem | None:
         namespace = snapshot.deployment.metadata.namespace
@@ -247,6 +257,9 @@ class DeploymentReconciler:
                 raise pods.UnsupportedError(
                     f"the worker would be a {kind.name}, and the cluster does not know this kind -> install KubeRay"
                 )
+            rival = await self._rival(kind, snapshot, command.worker)
+            if rival is not None:
+                return rival
             made = await self._kube.create(kind.path(namespace), document)
         except pods.UnsupportedError as exc:
             return problems.Problem("Unsupported", str(exc))
@@ -258,9 +271,18 @@ class DeploymentReconciler:
             # There it is, unseen as yet: this operator's from an answer that was lost, or somebody else's.
             made = await self._kube.get(kind.path(namespace, command.worker))
             if made is not None and not _ours(made, snapshot.deployment):
-                return problems.name_taken(kind.name, command.worker)
+                return _taken(kind, made, snapshot.deployment)
         if made is not None:
             self._sight.wrote(kind, made)
+        return None
+
+    async def _rival(self, kind: sight.Kind, snapshot: Snapshot, worker: str) -> problems.Problem | None:
+        """A worker of this name and of another kind: the API server would take both, the registry one."""
+        deployment = snapshot.deployment
+        for other in sight.WORKERS:
+            found = None if other == kind else await self._sight.named(other, deployment.metadata.namespace, worker)
+            if found is not None and not _ours(found, deployment):
+                return _taken(other, found, deployment)
         return None
 
     def _template(self, snapshot: Snapshot, revision: str) -> modeldeployment.ModelDeployment:
@@ -390,6 +412,14 @@ def _outcome(snapshot: Snapshot) -> Outcome:
     if settled:
         return Outcome(True, again_s)
     return Outcome(False, UNSETTLED_S if again_s is None else min(UNSETTLED_S, max(0.2, again_s)))
+
+
+def _taken(kind: sight.Kind, found: Object, deployment: modeldeployment.ModelDeployment) -> problems.Problem:
+    """What is the matter with a name that somebody else's worker has."""
+    meta = found["metadata"]
+    if (meta.get("labels") or {}).get(pods.DEPLOYMENT_LABEL) == deployment.metadata.name:
+        return problems.former(kind.name, meta["name"])
+    return problems.name_taken(kind.name, meta["name"])
 
 
 def _ours(found: Object, deployment: modeldeployment.ModelDeployment) -> bool:

@@ -70,6 +70,9 @@ class Sight(Protocol):
     async def look(self, namespace: str, name: str, *, fresh: bool = False) -> Seen | None:
         """The deployment and what it owns; None where it is not there. `fresh`: as the API server has it now."""
 
+    async def named(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """Whoever's object of a kind of workers; None also where the kind is not there."""
+
     async def profile(self, name: str) -> Object | None:
         """An AcceleratorProfile."""
 
@@ -99,6 +102,10 @@ class Live:
         selector = f"{pods.DEPLOYMENT_LABEL}={name}"
         lists = await asyncio.gather(*(self._kube.list(kind.path(namespace), selector) for kind in kinds))
         return _seen(document, {kind.plural: found for kind, (found, _) in zip(kinds, lists, strict=True)})
+
+    async def named(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """See `Sight`."""
+        return await self._kube.get(kind.path(namespace, name)) if self.has(kind) else None
 
     async def profile(self, name: str) -> Object | None:
         """See `Sight`."""
@@ -144,6 +151,11 @@ class Cached(Live):
         return _seen(
             document, {kind.plural: informer.store.of(namespace, name) for kind, informer in self._owned.items()}
         )
+
+    async def named(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """See `Sight`. Of copies: those that bear some deployment's label."""
+        informer = self._owned.get(kind)
+        return None if informer is None else informer.store.get(namespace, name)
 
     async def profile(self, name: str) -> Object | None:
         """See `Sight`."""

@@ -30,7 +30,7 @@ SETTINGS = {
         "router.server.settings",
         "GatewaySettings",
         {"id", "host", "port", "admin_host", "admin_port", "advertise_host", "endpoints", "model", "redis_url",
-         "namespace", "api_keys_file", "tls_cert", "tls_key"},
+         "namespace", "api_keys_file", "tls_cert", "tls_key", "limits.drain_s"},
     ),
     "controller": (
         "controller.settings",

@@ -104,7 +104,7 @@ def accelerators(sight: Sight) -> Iterator[Finding]:
         else:
             message = f"{profile}: its nodes have no {resource}: the device plugin does not run there"
             yield Finding("accelerators", Level.WARNING, message, _plugin(resource))
-    asked = sorted({each["profile"] for model in sight.models or () for each in model["spec"].get("accelerators", ())})
+    asked = sorted({each["profile"] for model in sight.models or () for each in _choices(model["spec"])})
     for profile in asked:
         if profile not in profiles and sight.profiles is not None:
             message = f"a ModelDeployment asks for AcceleratorProfile {profile}, which is not there"
@@ -112,6 +112,12 @@ def accelerators(sight: Sight) -> Iterator[Finding]:
     if not profiles and not asked:
         have = ", ".join(devices) or "none"
         yield Finding("accelerators", Level.OK, f"no AcceleratorProfile: workers run on CPUs; devices of nodes: {have}")
+
+
+def _choices(spec: Object) -> Iterator[Object]:
+    """The accelerators that a ModelDeployment names, for all its roles or for one."""
+    for part in (spec, *spec.get("roles", ())):
+        yield from part.get("accelerators", ())
 
 
 def _answers(node: Object) -> bool:

@@ -161,11 +161,11 @@ def redis(sight: Sight) -> Iterator[Finding]:
             yield Finding("redis", Level.WARNING, "Redis keeps nothing on disk: a restart begins empty", mend)
         else:
             yield Finding("redis", Level.OK, "Redis keeps its data on a volume")
-    for secret, user in sorted(_secrets(sight).items()):
+    for secret, (user, kind, given) in sorted(_secrets(sight).items()):
         if sight.secrets is not None and secret not in sight.secrets:
             message = f"Secret {secret} is not there; {user} needs it"
-            mend = f"kubectl -n {sight.namespace} create secret generic {secret} --from-literal=url=redis://..."
-            yield Finding("redis", Level.ERROR, message, mend)
+            mend = f"kubectl -n {sight.namespace} create secret {kind} {secret} {given}"
+            yield Finding("redis" if given == _URL else "release", Level.ERROR, message, mend)
     lost = [each.pod for each in sight.gateways if any("registry-lost" in line for line in each.degraded)]
     if lost:
         yield Finding(
@@ -201,19 +201,33 @@ def _url_secret(sight: Sight) -> str:
     return ""
 
 
-def _secrets(sight: Sight) -> dict[str, str]:
-    """Secrets that the release's Pods name, and one component that does."""
-    found = {}
+_URL = "--from-literal=url=redis://..."
+# What a Secret is made of, by the name of the volume that has it.
+_FILES = {
+    "keys": ("generic", "--from-file=keys"),
+    "tls": ("generic", "--from-file=tls.crt --from-file=tls.key --from-file=ca.crt"),
+    "agent-client": ("generic", "--from-file=tls.crt --from-file=tls.key --from-file=ca.crt"),
+    "redis-ca": ("generic", "--from-file=ca.crt"),
+    "auth": ("generic", f"{_URL} --from-literal=auth.conf='requirepass PASSWORD'"),
+}
+
+
+def _secrets(sight: Sight) -> dict[str, tuple[str, str, str]]:
+    """Secrets that the release's Pods name: one component that does, and what kubectl makes them of."""
+    found: dict[str, tuple[str, str, str]] = {}
     for each in sight.workloads or ():
         pod = each["spec"]["template"]["spec"]
         for container in pod["containers"]:
             for variable in container.get("env", ()):
                 reference = variable.get("valueFrom", {}).get("secretKeyRef")
                 if reference and not reference.get("optional"):
-                    found[reference["name"]] = component(each)
+                    found.setdefault(reference["name"], (component(each), "generic", _URL))
         for volume in pod.get("volumes", ()):
             if "secret" in volume and not volume["secret"].get("optional"):
-                found[volume["secret"]["secretName"]] = component(each)
+                how = _FILES.get(volume["name"], ("generic", "--from-file=..."))
+                if component(each) == "gateway" and volume["name"] == "tls":
+                    how = ("tls", "--cert=tls.crt --key=tls.key")
+                found.setdefault(volume["secret"]["secretName"], (component(each), *how))
     return found
 
 

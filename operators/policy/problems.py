@@ -77,6 +77,14 @@ def name_taken(kind: str, name: str) -> Problem:
     )
 
 
+def former(kind: str, name: str) -> Problem:
+    """It belongs to the ModelDeployment that had this one's name before, and ends with it."""
+    return Problem(
+        "FormerWorkersEnd",
+        f"{kind} {name} of the ModelDeployment that was here before still ends -> wait; a new worker takes its place",
+    )
+
+
 def _pod_security_step(text: str) -> str:
     """What of the deployment the namespace's Pod Security does not take, and what else there is."""
     label = "label the namespace pod-security.kubernetes.io/enforce"

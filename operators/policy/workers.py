@@ -180,6 +180,10 @@ class Plan:
         return any(not isinstance(each, Create) for each in self.commands)
 
 
+# Of a role in one pass: then it is looked again at what is wanted.
+_MOST_CREATES = 200
+
+
 def reconcile(
     desired: Desired,
     observed: Observed,
@@ -201,7 +205,7 @@ def reconcile(
         waiting += max(0, len(revisions) - room)
         names = _free_names(desired.name, role, observed.workers)
         chosen = (accelerators or {}).get(role, "")
-        commands += [Create(next(names), role, revision, chosen) for revision in revisions[:room]]
+        commands += [Create(next(names), role, revision, chosen) for revision in revisions[: min(room, _MOST_CREATES)]]
         for worker, reason in _surplus(pool, members, rolling):
             if worker.phase is Phase.PENDING and worker.registered is None and observed.registry:
                 commands.append(Delete(worker.name, reason))

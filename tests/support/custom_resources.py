@@ -91,7 +91,8 @@ def changes() -> list[tuple[RuleAt, Object, Object]]:
             old = _with(rule)
             new = copy.deepcopy(old)
             before = get(new, rule.path)
-            put(new, rule.path, "INT4" if rule.path.endswith("codec") else f"{before}-2")
+            changed = "INT4" if rule.path.endswith("codec") else f"{before}-2"
+            put(new, rule.path, [{"name": "encode"}, *before] if rule.path.endswith("roles") else changed)
             found.append((rule, old, new))
     return found
 
@@ -167,6 +168,31 @@ def _break(rule: RuleAt, bad: Object) -> None:
 _BY_MESSAGE: dict[str, Object] = {
     base.NAME_RULE.message: {"metadata.name": "3.five"},
     "must lie between scaling.minReplicas and scaling.maxReplicas": {"replicas": 9999},
+    "replicas times the replicas of a role must be at most 10000": {
+        "replicas": 101,
+        "scaling": {"maxReplicas": 200},
+        "roles": [{"name": "unified", "replicas": 100}],
+    },
+    "metadata.name and the name of a role must have at most 40 letters together where hosting is RayServe: KubeRay takes "
+    "no longer names": {
+        "metadata.name": "m" * 30,
+        "spec.hosting": "RayServe",
+        "spec.engine": {"kind": "sim", "image": "x"},
+        "spec.accelerators": None,
+        "spec.parallelism": {},
+        "spec.roles": [{"name": "longer-roles"}],
+    },
+    "metadata.name and the name of a role must have at most 46 letters together where a worker spans nodes: KubeRay takes "
+    "no longer names": {
+        "metadata.name": "m" * 36,
+        "spec.engine": {"kind": "vllm"},
+        "spec.roles": [{"name": "longer-roles", "parallelism": {"tensor": 2, "nodes": 2}}],
+    },
+    "with the bound that a schedule leaves out, its minReplicas must be at most its maxReplicas": {
+        "minReplicas": 0,
+        "maxReplicas": 4,
+        "schedules": [{"name": "day", "start": "08:00", "end": "20:00", "minReplicas": 10}],
+    },
     "must name a model.source, unless engine.kind is sim": {"model.source": None},
     "prefill and decode must be given together: a request needs both": {"roles": [{"name": "decode"}]},
     "must be given where kind is sglang: no image of it was tested": {"kind": "sglang", "image": None},

@@ -8,6 +8,7 @@ several fields stands there twice side by side, in CEL for the server and in Pyt
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -73,15 +74,17 @@ class FieldRule:
 
 @dataclasses.dataclass(frozen=True)
 class Immutable:
-    """Marks a required field that keeps its first value."""
+    """Marks a field that is always there and keeps its first value, or what `cel` and `keeps` say of it."""
 
     message: str
+    cel: str = "self == oldSelf"
+    keeps: Callable[[Any, Any], bool] = operator.eq
 
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: pydantic.GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Adds the transition rule to the field's schema."""
-        return _with_rule(handler(schema), {"rule": "self == oldSelf", "message": self.message})
+        return _with_rule(handler(schema), {"rule": self.cel, "message": self.message})
 
 
 def _with_rule(schema: dict[str, Any], rule: dict[str, str]) -> dict[str, Any]:
@@ -135,8 +138,9 @@ def changes_refused(old: BaseModel, new: BaseModel, path: str = "") -> list[str]
         before, after = getattr(old, name), getattr(new, name)
         below = f"{path}.{field.alias or name}".removeprefix(".")
         marks = [mark for mark in field.metadata if isinstance(mark, Immutable)]
-        if marks and before != after:
-            found += [f"{below}: {mark.message}" for mark in marks]
+        broken = [mark for mark in marks if not mark.keeps(before, after)]
+        if broken:
+            found += [f"{below}: {mark.message}" for mark in broken]
         elif isinstance(before, BaseModel) and isinstance(after, type(before)):
             found += changes_refused(before, after, below)
     return found

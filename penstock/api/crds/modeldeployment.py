@@ -32,6 +32,15 @@ _ALL_ALONE = (
 )
 
 
+# A role that goes takes all its workers along before those of another can serve.
+_SAME_ROLES = base.Immutable(
+    "the names of roles cannot be changed: make a new ModelDeployment instead, and delete this one when it serves",
+    "self.size() == oldSelf.size() && self.all(r, oldSelf.exists(o, o.name == r.name))",
+    lambda before, after: {role.name for role in before} == {role.name for role in after},
+)
+_MOST_WORKERS = 10_000
+
+
 class Spec(base.Part):
     """What is wanted."""
 
@@ -41,6 +50,12 @@ class Spec(base.Part):
             "self.replicas <= self.scaling.maxReplicas)",
             lambda it: it.scaling is None or it.scaling.min_replicas <= it.replicas <= it.scaling.max_replicas,
             "must lie between scaling.minReplicas and scaling.maxReplicas",
+            ".replicas",
+        ),
+        base.Rule(
+            f"self.roles.all(r, self.replicas * r.replicas <= {_MOST_WORKERS})",
+            lambda it: all(it.replicas * role.replicas <= _MOST_WORKERS for role in it.roles),
+            f"replicas times the replicas of a role must be at most {_MOST_WORKERS}",
             ".replicas",
         ),
         base.Rule(
@@ -79,9 +94,11 @@ class Spec(base.Part):
     replicas: int = Field(
         1, ge=0, le=10_000, description="How many times the roles' workers run; with one role, the number of workers"
     )
-    roles: Annotated[base.Many[serving.Role], Field(min_length=1, max_length=8), base.keyed("name")] = Field(
-        (serving.Role(name="unified"),),
-        description="Stages of serving, each with its own count and hardware",
+    roles: Annotated[base.Many[serving.Role], Field(min_length=1, max_length=8), base.keyed("name"), _SAME_ROLES] = (
+        Field(
+            (serving.Role(name="unified"),),
+            description="Stages of serving, each with its own count and hardware",
+        )
     )
     engine: serving.Engine = Field(serving.Engine(), description="The engine that the workers run")
     accelerators: serving.Accelerators = Field((), description="Hardware, best first; none means CPU only")
@@ -166,9 +183,34 @@ class Status(base.Status):
     rollout: RolloutStatus = Field(RolloutStatus(), description="Where the roll-out is")
 
 
+# KubeRay's limits, 47 and 53, without the dash before the role, and a dash and five digits behind it. With the only role
+# `unified`, which is no part of a worker's name, every name is short enough.
+_RAY_SERVICE_NAME, _RAY_CLUSTER_NAME = 40, 46
+_SHORT = "self.spec.roles.all(r, r.name == 'unified' || self.metadata.name.size() + r.name.size() <= {0})"
+
+
+def _short(it: ModelDeployment, most: int) -> bool:
+    return all(role.name == "unified" or len(it.metadata.name) + len(role.name) <= most for role in it.spec.roles)
+
+
 class ModelDeployment(base.Resource):
     """A model served by workers on this cluster: what it is, what it runs on, how it is scaled, rolled out, stopped."""
 
+    RULES = (
+        base.NAME_RULE,
+        base.Rule(
+            f"self.spec.hosting != 'RayServe' || {_SHORT.format(_RAY_SERVICE_NAME)}",
+            lambda it: it.spec.hosting != "RayServe" or _short(it, _RAY_SERVICE_NAME),
+            f"metadata.name and the name of a role must have at most {_RAY_SERVICE_NAME} letters together where hosting is "
+            "RayServe: KubeRay takes no longer names",
+        ),
+        base.Rule(
+            f"({_ALL_ALONE.replace('self', 'self.spec')}) || {_SHORT.format(_RAY_CLUSTER_NAME)}",
+            lambda it: not _spread(it.spec) or _short(it, _RAY_CLUSTER_NAME),
+            f"metadata.name and the name of a role must have at most {_RAY_CLUSTER_NAME} letters together where a worker spans "
+            "nodes: KubeRay takes no longer names",
+        ),
+    )
     KIND: ClassVar[base.Kind] = base.Kind(
         "modeldeployments",
         "md",

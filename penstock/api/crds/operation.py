@@ -82,7 +82,20 @@ class Schedule(base.Part):
 class Scaling(base.Part):
     """Bounds of the number of replicas."""
 
-    RULES = (base.in_order("min_replicas", "max_replicas"),)
+    RULES = (
+        base.in_order("min_replicas", "max_replicas"),
+        base.Rule(
+            "!has(self.schedules) || self.schedules.all(s, (has(s.minReplicas) ? s.minReplicas : self.minReplicas) <= "
+            "(has(s.maxReplicas) ? s.maxReplicas : self.maxReplicas))",
+            lambda it: all(
+                (it.min_replicas if each.min_replicas is None else each.min_replicas)
+                <= (it.max_replicas if each.max_replicas is None else each.max_replicas)
+                for each in it.schedules
+            ),
+            "with the bound that a schedule leaves out, its minReplicas must be at most its maxReplicas",
+            ".schedules",
+        ),
+    )
 
     min_replicas: int = Field(0, ge=0, le=10_000, description="Least replicas")
     max_replicas: int = Field(10, ge=1, le=10_000, description="Most replicas")

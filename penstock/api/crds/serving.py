@@ -11,15 +11,16 @@ from penstock.api.crds import base, values
 # What the operator sets itself, and what would put a secret into the object.
 RESERVED_ARGS = (
     "--host", "--port", "--model", "--served-model-name", "--tensor-parallel-size", "--pipeline-parallel-size",
-    "--data-parallel-size", "--tp", "--pp", "--dp",
+    "--data-parallel-size", "--tp", "--pp", "--dp", "--model-path", "--tp-size", "--pp-size", "--dp-size",
 )  # fmt: skip
 SECRET_ARGS = ("--api-key", "--hf-token")
 _REFUSED = RESERVED_ARGS + SECRET_ARGS
 _SECRET_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "ACCESS_KEY")
 
+# Engines take an underscore for a dash.
 ARGS_RULE = base.FieldRule(
-    f"self.all(a, !(a.split('=')[0] in {list(_REFUSED)}))",
-    lambda args: not any(arg.split("=")[0] in _REFUSED for arg in args),
+    f"self.all(a, !(a.split('=')[0].replace('_', '-') in {list(_REFUSED)}))",
+    lambda args: not any(arg.split("=")[0].replace("_", "-") in _REFUSED for arg in args),
     f"Penstock sets {', '.join(RESERVED_ARGS)} itself, and secrets ({', '.join(SECRET_ARGS)}) go by env from a Secret",
 )
 Arg = Annotated[str, Field(pattern=r"^--[a-z0-9][-a-zA-Z0-9_.]*(=.*)?$", max_length=1024)]

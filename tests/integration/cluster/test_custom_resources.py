@@ -117,6 +117,28 @@ def test_an_immutable_field_keeps_its_value(
     server.delete(old, namespace)
 
 
+def test_roles_keep_their_names_and_change_all_else(server: api.Api, namespace: str) -> None:
+    """Counts and order are free; a role more, fewer or another is not."""
+    document = {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "roles"},
+        "spec": {"model": {"name": "m"}, "engine": {"kind": "sim"}, "roles": [{"name": "prefill"}, {"name": "decode"}]},
+    }
+    assert server.create(document, namespace).is_success
+    path = f"/apis/penstock.dev/v1alpha1/namespaces/{namespace}/modeldeployments/roles"
+    for roles, taken in (
+        ([{"name": "decode", "replicas": 3}, {"name": "prefill"}], True),
+        ([{"name": "prefill"}, {"name": "decode"}, {"name": "encode"}], False),
+        ([{"name": "unified"}], False),
+    ):
+        answer = server.merge(path, {"spec": {"roles": roles}})
+        assert answer.is_success == taken, answer.text
+        assert taken or "the names of roles cannot be changed" in answer.text
+    assert not server.merge(f"{path}/scale", {"spec": {"replicas": 9000}}).is_success, "27,000 workers"
+    server.delete(document, namespace)
+
+
 _NO_VALUE = object()
 
 

@@ -28,7 +28,9 @@ _NUMBERS = itertools.count(1)
 class Run:
     """One life of a deployment, with an operator behind a proxy; a dead operator is followed by a healthy one."""
 
-    def __init__(self, server: api.Api, access: api.Access, rule: faults.Rule) -> None:
+    def __init__(self, server: api.Api, access: api.Access, rule: faults.Rule, timeout_s: float = 30.0) -> None:
+        """`timeout_s`: how long the operator waits for an answer."""
+        self._timeout_s = timeout_s
         self.proxy, self._rule = faults.Proxy(access), rule
         self.direct = kube.KubeClient(access.server, access.ssl_context(), access.token)
         self.name = f"penstock-faults-{os.getpid()}-{next(_NUMBERS)}"
@@ -46,7 +48,9 @@ class Run:
         document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}
         await self.proxy.start()
         access = self.proxy.access
-        client = kube.KubeClient(access.server, access.ssl_context(), access.token, clock=self.clock)
+        client = kube.KubeClient(
+            access.server, access.ssl_context(), access.token, timeout_s=self._timeout_s, clock=self.clock
+        )
         self.stage.optional = self.kuberay.kinds
         self.operator = self.stage.another(client)
         assert self.stage.server.create(document, "").is_success
@@ -282,6 +286,22 @@ async def test_deleted_while_the_operator_is_dead(server: api.Api, access: api.A
     assert counts[0] == 1 and counts[-1] >= 4, "from the first object to the last"
 
 
+async def test_two_deployments_share_no_workers_name(server: api.Api, access: api.Access, rayclusters: None) -> None:
+    """`m` with role `b` and `m-b` both come to `m-b-0`, as objects of two kinds: the second is told that it is taken."""
+    run = Run(server, access, passes)
+    async with run.living():
+        about = {"apiVersion": "penstock.dev/v1alpha1", "kind": "ModelDeployment"}
+        spec = {"model": {"name": "tiny"}, "engine": {"kind": "sim"}}
+        assert server.create(about | {"metadata": {"name": "m-b"}, "spec": spec}, run.name).is_success
+        await run.operator.reconcile(run.name, "m-b")
+        assert set(run.stage.pods()) == {"m-b-0"}
+        run.stage.create(1, **SPANNING, roles=[{"name": "b"}])
+        with pytest.raises(errors.TerminalError):
+            await run.operator.reconcile(run.name, "m")
+        assert run.stage.ready()["reason"] == "NameTaken"
+        assert run.kuberay.units() == {}
+
+
 async def _six_at_a_time(lives: Iterable[Coroutine[Any, Any, None]]) -> None:
     room = asyncio.Semaphore(6)
 
@@ -316,4 +336,21 @@ async def test_the_end_is_the_same(
     assert await run.play(STORIES["grows"]) == wanted
     assert run.proxy.hurt > 5
     assert sum(run.clock.slept_s) == run.proxy.refused, "each refusal says `Retry-After: 1`"
+    assert run.most == 2
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("rule", "timeout_s"),
+    [(Fault(status=409), 30.0), (Fault(delay_s=1.0), 0.5)],
+    ids=["a quarter of the writes meets a conflict", "a quarter of the writes is done after the operator gave up"],
+)
+async def test_conflicts_and_timeouts_end_the_same(
+    server: api.Api, access: api.Access, undisturbed: Undisturbed, rule: Fault, timeout_s: float
+) -> None:
+    """A conflict that is none, and a write whose answer comes too late: all is looked at again, nothing is there twice."""
+    wanted, _ = await undisturbed.of("grows")
+    run = Run(server, access, faults.every(4, rule), timeout_s)
+    assert await run.play(STORIES["grows"]) == wanted
+    assert run.proxy.hurt > 5
     assert run.most == 2

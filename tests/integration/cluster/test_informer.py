@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
-from operators import cache, kube, sight
+from operators import cache, copies, kube, sight
+from penstock.runtime import clock as clocks
 from tests.cluster import api, faults
 from tests.cluster.faults import Fault
 from tests.support.clocks import HastyClock
@@ -76,3 +78,29 @@ async def test_history_that_is_never_kept_does_not_make_it_list_all_the_time(fol
     assert follower.clock.slept_s[:4] == [0.5, 1.0, 2.0, 4.0]
     assert follower.lists - len(follower.clock.slept_s) in (1, 2)
     assert not follower.informer.in_step
+
+
+@pytest.mark.parametrize(
+    ("named", "goes_on"), [(("here", "gone"), True), (("gone",), False)], ids=["one of two", "the only one"]
+)
+async def test_a_namespace_that_is_gone_holds_up_no_other(
+    access: api.Access, namespace: str, named: tuple[str, ...], goes_on: bool
+) -> None:
+    """Its RoleBinding went with it, so that every list there is refused: the copies of the others are whole, and it is told."""
+    proxy = faults.Proxy(access, lambda request: Fault(status=403) if "/namespaces/gone/" in request.path else Fault())
+    await proxy.start()
+    client = kube.KubeClient(proxy.access.server, proxy.access.ssl_context(), proxy.access.token)
+    spaces = tuple(namespace if each == "here" else each for each in named)
+    found = copies.Copies(client, clocks.SystemClock(), spaces, lambda key: None)
+    await found.start()
+    try:
+        await until(lambda: found.deployments.refused(sight.DEPLOYMENT.path("gone")))
+        if goes_on:
+            await until(lambda: found.synced)
+        else:
+            await until(lambda: found.profiles.synced)
+        assert found.synced == goes_on and not found.in_step
+    finally:
+        await found.stop()
+        await client.close()
+        await proxy.stop()

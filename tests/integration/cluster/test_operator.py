@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from operators import build, kube, pods, sight, unbuilt
+from operators import build, deployments, fleets, kube, pods, published, sight, unbuilt
 from operators.policy import workers
 from penstock.api.crds import acceleratorprofile, modeldeployment, schema
 from penstock.runtime import errors, processes
@@ -283,11 +283,14 @@ async def test_what_belongs_to_a_deployment_follows_it(stage: Stage) -> None:
     assert stage.server.merge(f"{budgets}/m-decode", {"spec": {"minAvailable": 7}}).is_success
     await stage.once()
     assert stage.server.get(f"{budgets}/m-decode").json()["spec"]["minAvailable"] == 0
-    change = {"spec": {"roles": [{"name": "unified"}]}}
-    assert stage.server.merge(sight.DEPLOYMENT.path(stage.namespace, "m"), change).is_success
+    # One of a role that an older version let go.
+    former = stage.server.get(f"{budgets}/m-decode").json()
+    meta = {key: former["metadata"][key] for key in ("labels", "ownerReferences")} | {"name": "m-encode"}
+    former = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta, "spec": former["spec"]}
+    assert stage.server.create(former, stage.namespace).is_success
     await stage.once()
     names = [each["metadata"]["name"] for each in stage.server.get(budgets).json()["items"]]
-    assert names == ["m-unified"]
+    assert sorted(names) == ["m-decode", "m-prefill"]
     for name in list(stage.pods()):
         stage.pod_says(name, "Running", ready=False)
     for name, incarnation in incarnations.items():
@@ -375,3 +378,46 @@ async def test_a_name_that_another_has_is_said(stage: Stage) -> None:
     assert stage.ready()["reason"] == "NameTaken"
     assert "Pod m-0 is there and not of this ModelDeployment -> delete it, or rename" in stage.ready()["message"]
     assert "ownerReferences" not in stage.pods()["m-0"]["metadata"]
+
+
+async def test_the_workers_of_a_former_deployment_are_waited_for(stage: Stage) -> None:
+    """Deleted and applied again while the old workers still drain: theirs is the name, and the condition says to wait."""
+    stage.create()
+    await stage.once()
+    document = {"apiVersion": "penstock.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "m"}}
+    assert stage.server.delete(document, stage.namespace).is_success
+    stage.create()
+    with pytest.raises(errors.TerminalError):
+        await stage.once()
+    assert stage.ready()["reason"] == "FormerWorkersEnd"
+    assert "still ends -> wait" in stage.ready()["message"]
+    for name, each in stage.pods().items():
+        assert stage.server.delete({"apiVersion": "v1", "kind": "Pod"} | each, stage.namespace).is_success, name
+    await stage.once()
+    owner = stage.deployment()["metadata"]["uid"]
+    assert {each["metadata"]["ownerReferences"][0]["uid"] for each in stage.pods().values()} == {owner}
+
+
+async def test_a_deployment_that_is_gone_is_taken_back_as_often_as_it_takes(stage: Stage) -> None:
+    """While Redis is away the pass is made again: nobody else would ever take it out of the gateways' list."""
+
+    class Unsteady(published.InMemory):
+        away = True
+
+        async def remove(self, namespace: str, name: str) -> None:
+            if self.away:
+                raise errors.RetryableError("redis is away")
+            await super().remove(namespace, name)
+
+    stage.create()
+    told = Unsteady()
+    looking, known = sight.Live(stage.client), fleets.Asked(stage.registry)
+    operator = deployments.DeploymentReconciler(stage.client, looking, known, stage.clock, stage.host, published=told)
+    await operator.reconcile(stage.namespace, "m")
+    document = {"apiVersion": "penstock.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "m"}}
+    assert stage.server.delete(document, stage.namespace).is_success
+    with pytest.raises(errors.RetryableError):
+        await operator.reconcile(stage.namespace, "m")
+    assert told.told
+    told.away = False
+    assert (await operator.reconcile(stage.namespace, "m")).settled and not told.told

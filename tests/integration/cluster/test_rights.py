@@ -248,14 +248,21 @@ def walk(stage: Stage) -> None:
 
 
 def roles(stage: Stage) -> None:
-    """A role that is there no more takes its budget along."""
-    two = model(1, 0)
-    two["metadata"] = {"name": "r"}
-    one = two | {"spec": two["spec"] | {"roles": [{"name": "unified"}]}}
-    stage.kube.apply(two | {"spec": two["spec"] | {"roles": [{"name": "unified"}, {"name": "encode"}]}})
-    stage.until("two budgets", lambda: len(stage.kube.get("pdb", "-l", "penstock.dev/deployment=r")) == 2)
+    """The budget of a role that an older version let go is taken away."""
+    one = model(1, 0)
+    one["metadata"] = {"name": "r"}
     stage.kube.apply(one)
-    stage.until("one budget", lambda: len(stage.kube.get("pdb", "-l", "penstock.dev/deployment=r")) == 1)
+
+    def budgets() -> list[tools.Object]:
+        found: list[tools.Object] = stage.kube.get("pdb", "-l", "penstock.dev/deployment=r")
+        return found
+
+    stage.until("its budget", lambda: len(budgets()) == 1)
+    [own] = budgets()
+    about = {key: own["metadata"][key] for key in ("labels", "ownerReferences")}
+    kind = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget"}
+    stage.kube.apply(kind | {"metadata": about | {"name": "r-encode"}, "spec": own["spec"]})
+    stage.until("only its own", lambda: [each["metadata"]["name"] for each in budgets()] == [own["metadata"]["name"]])
     stage.kube.kubectl("delete", "md/r")
 
 

@@ -380,6 +380,11 @@ def test_the_ca_of_redis_reaches_everybody_who_speaks_to_it() -> None:
         ("gateway.settings.polcy=x", "/gateway/settings.*'polcy' not allowed"),
         ("gateway.settings.limits.max_inflight=many", "max_inflight.*want integer"),
         ("gateway.settings.redis_url=x", "'redis_url' not allowed"),
+        ("gateway.settings.limits.drain_s=5", "'drain_s' not allowed"),
+        (
+            "nodeAgent.enabled=true,nodeAgent.gpus.enabled=false,nodeAgent.cpus.enabled=false",
+            "an agent measures something",
+        ),
         ("redis.mode=cluster", "/redis/mode.*'bundled', 'external'"),
         ("gateway.tls.mode=on", "/gateway/tls/mode"),
         ("gateway.service.port=0", "/gateway/service/port"),

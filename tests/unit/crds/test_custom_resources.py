@@ -47,6 +47,20 @@ def test_an_immutable_field_keeps_its_value(rule: support.RuleAt, old: support.O
     assert base.changes_refused(before, after) == [f"{rule.path}: {rule.message}"]
 
 
+def test_roles_keep_their_names_and_change_all_else() -> None:
+    """Counts and order are free."""
+    about = {"apiVersion": "penstock.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "m"}}
+
+    def read(*roles: support.Object) -> base.Resource:
+        spec = {"model": {"name": "m"}, "engine": {"kind": "sim"}, "roles": list(roles)}
+        return support.TYPES["ModelDeployment"].written(about | {"spec": spec})
+
+    prefill, decode = {"name": "prefill"}, {"name": "decode"}
+    before = read(prefill, decode)
+    assert base.changes_refused(before, read(decode | {"replicas": 3}, prefill)) == []
+    assert len(base.changes_refused(before, read(prefill, decode, {"name": "encode"}))) == 1
+
+
 def test_the_examples_give_every_field() -> None:
     """Every field of every spec is in one of the valid objects, so that each of its limits is tried somewhere."""
     missing = []

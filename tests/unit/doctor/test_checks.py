@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -59,6 +60,15 @@ def agents(wanted: int, ready: int, updated: int | None = None) -> list[Object]:
         "updatedNumberScheduled": wanted if updated is None else updated,
     }
     return [*WELL.workloads, found]
+
+
+def needing(component: str, volume: str, secret: str) -> list[Object]:
+    """The workloads of a release of which one mounts a Secret."""
+    found = copy.deepcopy(WELL.workloads) or []
+    for each in found:
+        if each["metadata"]["labels"]["app.kubernetes.io/component"] == component:
+            each["spec"]["template"]["spec"]["volumes"] = [{"name": volume, "secret": {"secretName": secret}}]
+    return found
 
 
 def pod(component: str, **status: Any) -> Object:
@@ -322,6 +332,22 @@ GPU = {"accelerators": [{"profile": "h100"}]}
             "warning", "Redis keeps nothing on disk", "storage.enabled=true",
         ),
         ({"secrets": frozenset()}, "error", "Secret penstock-redis is not there", "create secret generic penstock-redis"),
+        (
+            {"workloads": needing("gateway", "tls", "front")},
+            "error", "Secret front is not there; gateway needs it", "create secret tls front --cert=tls.crt --key=tls.key",
+        ),
+        (
+            {"workloads": needing("gateway", "keys", "clients")},
+            "error", "Secret clients is not there; gateway needs it", "create secret generic clients --from-file=keys",
+        ),
+        (
+            {"workloads": needing("controller", "tls", "mtls")},
+            "error", "Secret mtls is not there; controller needs it", "--from-file=tls.key --from-file=ca.crt",
+        ),
+        (
+            {"models": [model(roles=[{"name": "prefill", "accelerators": [{"profile": "none"}]}])]},
+            "error", "AcceleratorProfile none, which is not there", "kubectl apply -f PROFILE.yaml",
+        ),
         (
             {"gateways": (Gateway("gw-a", True, ("registry-lost: Redis does not answer", "sharing-lost: too")),)},
             "error", "gw-a does not reach Redis", "rollout restart statefulset penstock-redis",
