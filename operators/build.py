@@ -173,6 +173,9 @@ class EngineParts:
     mounts: Sequence[Object]
     volumes: Sequence[Object]
     download: Object | None
+    # Folder of a model that others' cleaning up is kept from, and what of the mounts it is in.
+    kept: str = ""
+    kept_mounts: Sequence[Object] = ()
 
 
 def engine_parts(
@@ -199,6 +202,7 @@ def engine_parts(
         ],
         [*files.volumes, shared, *({"name": name, "emptyDir": {}} for name in own)],
         files.download,
+        *((files.path, files.mounts) if files.download and model.cache is not None else ("", ())),
     )
 
 
@@ -227,7 +231,7 @@ def _real(
         "securityContext": security(engine.run_as_user),
     }
     return {
-        "containers": [container, agent(deployment, role, create, host, parts.start.events)],
+        "containers": [container, agent(deployment, role, create, host, parts)],
         **({"initContainers": [parts.download]} if parts.download else {}),
         "volumes": list(parts.volumes),
     }
@@ -278,10 +282,10 @@ def agent(
     role: serving.Role,
     create: workers.Create,
     host: pods.WorkerHost,
-    events: bool,
+    parts: EngineParts,
 ) -> Object:
     """The agent's container: it registers the engine beside it, keeps its lease, relays its KV events, drains it."""
-    spec = beside_spec(deployment, role, create, events) | {"agent_port": AGENT_PORT, **control(host)}
+    spec = beside_spec(deployment, role, create, parts) | {"agent_port": AGENT_PORT, **control(host)}
     probe = {"httpGet": {"path": "/healthz", "port": AGENT_PORT}}
     return {
         "name": pods.AGENT,
@@ -292,11 +296,12 @@ def agent(
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
         "securityContext": sealed(),
+        **({"volumeMounts": list(parts.kept_mounts)} if parts.kept_mounts else {}),
     }
 
 
 def beside_spec(
-    deployment: modeldeployment.ModelDeployment, role: serving.Role, create: workers.Create, events: bool
+    deployment: modeldeployment.ModelDeployment, role: serving.Role, create: workers.Create, parts: EngineParts
 ) -> Object:
     """The same for a worker whose engine is a program of its own, on the same network."""
     engine = deployment.spec.engine
@@ -304,7 +309,9 @@ def beside_spec(
         "engine": {"kind": engine.kind, "profile": engine.profile},
         "engine_url": f"http://127.0.0.1:{engines.ENGINE_PORT}",
     }
-    if events:
+    if parts.kept:
+        found["model_folder"] = parts.kept
+    if parts.start.events:
         found["kv_events"] = f"tcp://127.0.0.1:{engines.EVENTS_PORT}"
         found["kv_replay"] = f"tcp://127.0.0.1:{engines.REPLAY_PORT}"
     return found

@@ -35,7 +35,7 @@ def document(
     else:
         start_s = values.duration_s(spec.engine.start_timeout)
         started = {"command": list(parts.start.command), "start_s": start_s, "num_gpus": _gpus(pod)}
-        worker = build.beside_spec(deployment, role, create, parts.start.events) | started
+        worker = build.beside_spec(deployment, role, create, parts) | started
     worker |= {"host": "auto", **build.control(host)}
     application = {
         "name": "worker",

@@ -20,11 +20,12 @@ from typing import Protocol
 import pydantic
 
 from penstock.runtime import errors, logs
+from workers import model_files
 from workers.sources import hub, s3
 
 ENV = "PENSTOCK_DOWNLOAD"
 _COMPLETE = ".complete"
-_USED = ".used"
+_USED = model_files.USED
 
 
 class Wanted(pydantic.BaseModel):
@@ -63,6 +64,9 @@ def bring(wanted: Wanted, source: Source) -> bool:
     """Whether anything had to be fetched. Raises `PenstockError`."""
     shared = wanted.folder.parent
     shared.mkdir(parents=True, exist_ok=True)
+    if not os.access(shared, os.W_OK):
+        hint = f"on the node: chown {os.getuid()} the folder that model.cache.nodePath names"
+        raise errors.TerminalError(f"{shared} cannot be written by user {os.getuid()} -> {hint}")
     with open(shared / f".{wanted.folder.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (wanted.folder / _COMPLETE).exists():
@@ -97,7 +101,7 @@ def _fetch_all(folder: pathlib.Path, source: Source, files: list[tuple[str, int]
 
 
 def make_room(wanted: Wanted, needed_bytes: int) -> None:
-    """Removes the models of the shared folder that were used longest ago, until the limit is kept."""
+    """Removes models of the shared folder that nobody uses, the one used longest ago first, until the limit is kept."""
     others = [each for each in wanted.folder.parent.iterdir() if each.is_dir() and (each / _COMPLETE).exists()]
     sizes = {each: sum(file.stat().st_size for file in each.rglob("*") if file.is_file()) for each in others}
     left = sum(sizes.values()) + needed_bytes - (wanted.size_limit_bytes or 0)
@@ -105,9 +109,13 @@ def make_room(wanted: Wanted, needed_bytes: int) -> None:
     for each in sorted(others, key=lambda folder: (folder / _USED).stat().st_mtime):
         if left <= 0:
             return
+        if not model_files.remove(each):
+            log.info("model_in_use", model=each.name, bytes=sizes[each])
+            continue
         log.info("model_removed", model=each.name, bytes=sizes[each])
-        shutil.rmtree(each, ignore_errors=True)
         left -= sizes[each]
+    if left > 0:
+        log.warning("cache_over_limit", bytes=left, reason="what is left is in use")
 
 
 def main() -> int:

@@ -54,6 +54,9 @@ class WorkerSpec(pydantic.BaseModel):
     drains_by_registry: bool = Field(
         False, description="Drains and ends where the registry says draining; else only whoever started it says so"
     )
+    model_folder: pathlib.Path | None = Field(
+        None, description="Folder of the engine's files on a shared volume, kept from being cleared away meanwhile"
+    )
     num_cpus: float = Field(0.01, ge=0, description="CPUs that Ray books for the worker")
     num_gpus: float = Field(0.0, ge=0, description="GPUs that Ray books: an engine of the worker's sees no others")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import IO
+
 from penstock.api import wire
 from penstock.runtime import clock as clocks
 from penstock.runtime import redis as redis_link
 from penstock.runtime import registry
-from workers import agent, kv_relay
+from workers import agent, kv_relay, model_files
 from workers.hosting import engines, spec
 
 
@@ -21,14 +23,19 @@ class Worker:
         self._clock = clock
         self._keys = wire.Keys(worker.namespace)
         self._relay: kv_relay.KvRelay | None = None
+        self._folder = worker.model_folder
+        self._files: IO[bytes] | None = None
 
     async def start(self) -> None:
         """Returns when the worker takes requests."""
+        if self._folder is not None:
+            self._files = model_files.hold(self._folder)
         await self._link.start()
         try:
             await self.agent.start()
         except BaseException:
             await self._link.stop()
+            self._release()
             raise
         record = self.agent.record
         if record is not None and record.kv_events is not None:
@@ -40,12 +47,18 @@ class Worker:
         await self.agent.drain()
         await self._stop_relay()
         await self._link.stop()
+        self._release()
 
     async def stop(self) -> None:
         """Ends at once."""
         await self.agent.stop()
         await self._stop_relay()
         await self._link.stop()
+        self._release()
+
+    def _release(self) -> None:
+        if self._files is not None:
+            self._files.close()
 
     async def _stop_relay(self) -> None:
         if self._relay is not None:

@@ -14,7 +14,7 @@ import pytest
 
 from penstock.runtime import clock as clocks
 from penstock.runtime import errors
-from workers import download
+from workers import download, model_files
 from workers.sources import hub, s3
 
 FILES = {"config.json": b"{}", "model.safetensors": b"w" * 3000, "sub/tokenizer.json": b"[]"}
@@ -151,6 +151,47 @@ def test_the_limit_of_a_cache_is_kept(server: Server, tmp_path: pathlib.Path) ->
     )
     assert download.bring(wanted, hub.Hub("org/model", "abc", server.url, ""))
     assert sorted(each.name for each in tmp_path.iterdir() if each.is_dir()) == ["k", "young"]
+
+
+def test_a_model_that_is_in_use_is_left(server: Server, tmp_path: pathlib.Path) -> None:
+    """The agent beside the engine holds it: the next oldest goes, and where all are held none does."""
+    held = []
+    for age, name in ((100, "oldest"), (50, "older")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"x" * 4000)
+        for mark in (".complete", ".used"):
+            (folder / mark).touch()
+        stamp = 1_700_000_000 - age
+        os.utime(folder / ".used", (stamp, stamp))
+
+    def bring(name: str) -> list[str]:
+        wanted = download.Wanted(
+            folder=tmp_path / name, repo="org/model", revision="abc", endpoint=server.url, size_limit_bytes=8000
+        )
+        assert download.bring(wanted, hub.Hub("org/model", "abc", server.url, ""))
+        return sorted(each.name for each in tmp_path.iterdir() if each.is_dir())
+
+    held.append(model_files.hold(tmp_path / "oldest"))
+    assert bring("k") == ["k", "oldest"]
+    held.append(model_files.hold(tmp_path / "k"))
+    assert None not in held
+    assert bring("l") == ["k", "l", "oldest"]
+    for each in held:
+        assert each is not None
+        each.close()
+    assert "oldest" not in bring("m")
+    assert model_files.hold(tmp_path / "nothing") is None
+
+
+def test_a_folder_of_the_node_that_is_another_users_is_named(
+    server: Server, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what mends it. Root, as which tests may run, could write everywhere."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    wanted = download.Wanted(folder=tmp_path / "k", repo="org/model", revision="abc", endpoint=server.url)
+    with pytest.raises(errors.TerminalError, match=f"cannot be written by user {os.getuid()} -> on the node: chown"):
+        download.bring(wanted, hub.Hub("org/model", "abc", server.url, ""))
 
 
 def test_the_signature_is_the_documented_one() -> None:

@@ -227,3 +227,20 @@ def test_the_agents_api_is_there_with_its_certificate(kind: str) -> None:
     if kind == "vllm":
         assert "agent-tls" not in json.dumps(engine(spec))
     assert "control_port" not in json.dumps(built())
+
+
+def test_the_agent_holds_the_files_of_a_shared_cache() -> None:
+    """It sees the folder, read-only, and is told which it is; without a cache, or with files of the user's own, it sees none."""
+    hub = {"hub": {"repo": "org/model", "revision": "abc"}}
+    for model, held in (
+        ({"name": "m", "source": hub, "cache": {"nodePath": "/var/models"}}, True),
+        ({"name": "m", "source": hub}, False),
+        ({"name": "m", "source": {"volume": {"claimName": "weights", "path": "/m"}}}, False),
+    ):
+        spec = build.pod(deployment(model=model), CREATE, HOST, profile())["spec"]
+        agent = spec["containers"][-1]
+        variables = {each["name"]: each.get("value", "") for each in agent["env"]}
+        told = json.loads(variables["PENSTOCK_WORKER_SPEC"]).get("model_folder", "")
+        mounts = [each for each in agent.get("volumeMounts", ()) if each["name"] == "models"]
+        assert bool(told) == bool(mounts) == held
+        assert not held or (told.startswith(mounts[0]["mountPath"]) and mounts[0]["readOnly"])
