@@ -83,5 +83,6 @@ _NORMAL = frozenset(
         "RouteWaiting",
         "ImagesCurrent",
         "AllKept",
+        "AllFields",
     }
 )

@@ -14,6 +14,7 @@ READY = "Ready"
 PROGRESSING = "Progressing"
 UP_TO_DATE = "UpToDate"
 PUBLISHED = "Published"
+ACTED_ON = "ActedOn"
 
 
 def condition(
@@ -123,6 +124,10 @@ def of_deployment(
     if report.older or UP_TO_DATE in told:
         why, said = _age(deployment, report.older, sum(role.present for role in roles))
         conditions.append(condition(before, UP_TO_DATE, not report.older, why, said, generation, now_s))
+    unbuilt = unbuilt_fields(deployment.spec)
+    if unbuilt or ACTED_ON in told:
+        why, said = _acted_on(unbuilt)
+        conditions.append(condition(before, ACTED_ON, not unbuilt, why, said, generation, now_s))
     return modeldeployment.Status(
         observed_generation=generation,
         conditions=tuple(conditions),
@@ -136,6 +141,25 @@ def of_deployment(
         rollout=_remembered(report.decision),
         older_images=len(report.older),
     )
+
+
+def unbuilt_fields(spec: modeldeployment.Spec) -> tuple[str, ...]:
+    """Fields that are given, and that nothing acts on in this version."""
+    given = {
+        "spec.scaling": spec.scaling is not None,
+        "spec.roles[].scaling": any(role.scaling is not None for role in spec.roles),
+        "spec.priority": spec.priority != 0,
+        "spec.kvCache.tier": spec.kv_cache.tier is not None,
+        "spec.model.tokenizer": spec.model.tokenizer is not None,
+    }
+    return tuple(name for name, there in given.items() if there)
+
+
+def _acted_on(unbuilt: Sequence[str]) -> tuple[str, str]:
+    """Reason and message of the ActedOn condition, which is there since a field was given that nothing acts on."""
+    if not unbuilt:
+        return "AllFields", "every field that is given has its effect"
+    return "NotYetImplemented", f"{', '.join(unbuilt)}: checked and kept, but nothing acts on it in this version"
 
 
 def _published(unkept: Sequence[problems.Problem]) -> tuple[str, str]:

@@ -118,3 +118,18 @@ def test_no_role_wanted_is_ready() -> None:
     assert found.conditions[0].status == "True"
     assert found.workers == "0/0"
     assert workers.reconcile(workers.Desired.of(deployment(replicas=0)), Observed(), NOW_S).commands == ()
+
+
+def test_fields_that_nothing_acts_on_are_named() -> None:
+    """Once they are there, until they are not; a deployment without any has no such condition."""
+    assert "ActedOn" not in {
+        each.type for each in status.of_deployment(deployment(), Observed(()), report(), 0).conditions
+    }
+    spec = {"scaling": {"maxReplicas": 4}, "priority": 5, "kvCache": {"tier": "t"}}
+    first = status.of_deployment(deployment(**spec), Observed(()), report(), NOW_S)
+    found = {each.type: each for each in first.conditions}["ActedOn"]
+    assert (found.status, found.reason) == ("False", "NotYetImplemented")
+    assert found.message.startswith("spec.scaling, spec.priority, spec.kvCache.tier: ")
+    after = status.of_deployment(deployment(first), Observed(()), report(), NOW_S)
+    found = {each.type: each for each in after.conditions}["ActedOn"]
+    assert (found.status, found.reason) == ("True", "AllFields")
