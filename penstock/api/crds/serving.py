@@ -120,7 +120,8 @@ class Engine(base.Part):
         "keeps its image's home, and a namespace that enforces Pod Security baseline takes it, one with restricted does not",
     )
     start_timeout: Annotated[values.Duration, values.between("10s", "24h")] = Field(
-        "30m", description="A worker that is not ready by then is started again: download, load and warm-up"
+        "30m",
+        description="An engine that does not answer by then is started again; a download before that has no limit",
     )
 
 
