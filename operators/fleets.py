@@ -1,12 +1,12 @@
 """What the registry says of the workers of each namespace's fleet, kept by following its log.
 
 A fleet is a Kubernetes namespace: its gateways, workers and keys in Redis bear the same name. A namespace is followed from
-the first look on.
+the first look on, for as long as it has model deployments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from penstock.api import types
@@ -93,6 +93,14 @@ class Followed:
         for each in self._watchers.values():
             await each.stop()
         self._watchers.clear()
+
+    async def keep(self, namespaces: Collection[str]) -> None:
+        """Follows no other namespace any more until it is asked for again: each takes a connection."""
+        for namespace in set(self._watchers) - set(namespaces):
+            watcher = self._watchers.pop(namespace)
+            for table in (self._stores, self._before, self._looks):
+                table.pop(namespace, None)
+            await watcher.stop()
 
     async def records(self, namespace: str) -> Records | None:
         """See `Fleets`."""

@@ -7,7 +7,7 @@ that failed is made again, later each time; one whose object has a deadline is m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from operators import deployments, kube, metrics, profiles, queue, unbuilt
 from penstock.api.crds import acceleratorprofile, base, modeldeployment
@@ -36,9 +36,12 @@ class Operator:
         backoff_max_s: float = 30.0,
         document: Callable[[type[base.Resource], str, str], kube.Object | None] | None = None,
         counted_profiles: profiles.Profiles | None = None,
+        tidy: Callable[[Collection[str]], Awaitable[None]] | None = None,
     ) -> None:
-        """`everything` gives the keys of all objects that are known, `document` the copy of one that nothing acts on."""
-        self._profiles = counted_profiles
+        """`everything` gives the keys of all objects that are known, `document` the copy of one that nothing acts on; `tidy`
+        is told now and then which namespaces have model deployments.
+        """
+        self._profiles, self._tidy = counted_profiles, tidy
         self._kube, self._reconciler, self._clock, self._metrics = client, reconciler, clock, counted
         self._everything, self._workers, self._resync_s, self._document = everything, workers, resync_s, document
         self._backoff_max_s = backoff_max_s
@@ -71,6 +74,8 @@ class Operator:
             self._left = set(keys)
             for key in keys:
                 self.queue.mark(key)
+            if self._tidy is not None:
+                await self._tidy({namespace for kind, namespace, _ in keys if kind is modeldeployment.ModelDeployment})
             await self._clock.sleep(self._resync_s)
 
     async def _work(self) -> None:

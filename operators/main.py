@@ -133,6 +133,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
         backoff_max_s=settings.backoff_max_s,
         document=lambda kind, namespace, name: copies.unbuilt[kind].store.get(namespace, name),
         counted_profiles=profiles.Profiles(client, clock, copies.profiles, copies.nodes),
+        tidy=known.keep,
     )
     leading = Leading(operator, bid, copies, clock)
     server = _status_server(settings, counted, copies, known, bid, operator)
