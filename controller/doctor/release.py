@@ -43,10 +43,7 @@ def workloads(sight: Sight) -> Iterator[Finding]:
     if not present:
         yield from _nothing(sight)
         return
-    others = sorted({each["metadata"]["namespace"] for each in sight.elsewhere or () if component(each) == "operator"})
-    if "operator" not in present and others:
-        yield Finding("release", Level.OK, f"the operator of the release in {others[0]} is this one's too")
-        present.add("operator")
+    yield from _operators(sight, present)
     for missing in (each for each in _NEEDED if each not in present):
         level, switch = (Level.WARNING, " --set operator.enabled=true") if missing == "operator" else (Level.ERROR, "")
         yield Finding("release", level, f"there is no {missing}", upgrade(sight) + switch)
@@ -74,6 +71,31 @@ def workloads(sight: Sight) -> Iterator[Finding]:
         level = Level.WARNING if ready else Level.ERROR
         mend = pods.mend_component(each, problems[0] if problems else None)
         yield Finding("release", level, f"{shown}: {'; '.join(reasons) or 'no Pod says why'}", mend)
+
+
+def _operators(sight: Sight, present: set[str]) -> Iterator[Finding]:
+    """Exactly one operator looks after this namespace; where it is another release's, it counts as present."""
+    own = [each for each in sight.workloads or () if component(each) == "operator"]
+    others = sorted(
+        each["metadata"]["namespace"]
+        for each in sight.elsewhere or ()
+        if component(each) == "operator" and _looks_after(each, sight.namespace)
+    )
+    if not own and others:
+        yield Finding("release", Level.OK, f"the operator of the release in {others[0]} is this one's too")
+        present.add("operator")
+    elif others and any(_looks_after(each, sight.namespace) for each in own):
+        message = (
+            f"the operator of the release in {others[0]} looks after {sight.namespace} too: they undo each other's work"
+        )
+        mend = f"{upgrade(sight)} --set operator.enabled=false, or operator.settings.namespaces in both"
+        yield Finding("release", Level.ERROR, message, mend)
+
+
+def _looks_after(operator: Object, namespace: str) -> bool:
+    """As the chart writes it on the Deployment; one of an older chart is taken for one that looks after all."""
+    named = operator["metadata"].get("annotations", {}).get("penstock.dev/namespaces", "*")
+    return named == "*" or namespace in named.split(",")
 
 
 def _numbers(workload: Object) -> tuple[int, int]:

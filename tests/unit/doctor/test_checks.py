@@ -62,6 +62,15 @@ def agents(wanted: int, ready: int, updated: int | None = None) -> list[Object]:
     return [*WELL.workloads, found]
 
 
+def abroad(namespaces: str | None = None) -> Object:
+    """Another release's operator, of an older chart or with the namespaces that it names."""
+    found = workload("operator")
+    found["metadata"] |= {"namespace": "other"}
+    if namespaces is not None:
+        found["metadata"]["annotations"] = {"penstock.dev/namespaces": namespaces}
+    return found
+
+
 def needing(component: str, volume: str, secret: str) -> list[Object]:
     """The workloads of a release of which one mounts a Secret."""
     found = copy.deepcopy(WELL.workloads) or []
@@ -212,6 +221,18 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         (
             {"rights": tuple(Right("list", "", f"r{number}", "", False) for number in range(9))},
             "error", "list r0, list r1, list r2, list r3, list r4, and 4 more", "helm upgrade pen helm/penstock -n penstock",
+        ),
+        (
+            {"elsewhere": [abroad()]},
+            "error", "the operator of the release in other looks after penstock too", "--set operator.enabled=false",
+        ),
+        (
+            {"elsewhere": [abroad("penstock,more")]},
+            "error", "the operator of the release in other looks after penstock too", "--set operator.enabled=false",
+        ),
+        (
+            {"workloads": [each for each in WELL.workloads or () if each["metadata"]["name"] != "penstock-operator"], "elsewhere": [abroad("x")]},
+            "warning", "there is no operator", "--set operator.enabled=true",
         ),
         (
             {"workloads": agents(3, 0)},
@@ -523,3 +544,19 @@ def test_wherever_a_worker_is_given_several_nodes_kuberay_is_needed(spread: Obje
     sight = dataclasses.replace(WELL, models=[model(**spread)], other_definitions=frozenset())
     [found] = [each for each in unwell(sight) if each.check == "kuberay"]
     assert found.level is Level.ERROR
+
+
+def test_operators_of_other_namespaces_are_no_rivals() -> None:
+    """Each says which namespaces it looks after."""
+    assert unwell(dataclasses.replace(WELL, elsewhere=[abroad("models,more")])) == []
+    own = copy.deepcopy(WELL.workloads) or []
+    for each in own:
+        each["metadata"]["annotations"] = {"penstock.dev/namespaces": "models"}
+    assert unwell(dataclasses.replace(WELL, workloads=own, elsewhere=[abroad()])) == []
+
+
+def test_another_releases_operator_is_taken_for_this_one_where_it_looks_after_it() -> None:
+    """A release without an operator of its own."""
+    without = [each for each in WELL.workloads or () if each["metadata"]["name"] != "penstock-operator"]
+    said = [each.message for each in checks.run(dataclasses.replace(WELL, workloads=without, elsewhere=[abroad()]))]
+    assert "the operator of the release in other is this one's too" in said
