@@ -159,6 +159,11 @@ class Informer:
         """Whether every watch runs."""
         return self.synced and not self._away
 
+    def in_step_in(self, namespace: str) -> bool:
+        """Whether the watches run that tell of a namespace."""
+        paths = [path for path in self._paths if "/namespaces/" not in path or f"/namespaces/{namespace}/" in path]
+        return all(path in self._listed and path not in self._away for path in paths)
+
     @property
     def away(self) -> bool:
         """Whether something of it could not be had when it was tried last."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -92,6 +94,8 @@ class DeploymentReconciler:
         self._kube, self._sight, self._fleets, self._clock, self._host = client, looking, known, clock, host
         self._verdicts, self._done = verdicts or Unknowing(), done
         self._published = published or publishing.InMemory()
+        # Names of workers that are being made.
+        self._making: weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock] = weakref.WeakValueDictionary()
         self._log = logs.get("operator")
 
     async def reconcile(self, namespace: str, name: str) -> Outcome:
@@ -257,10 +261,14 @@ class DeploymentReconciler:
                 raise pods.UnsupportedError(
                     f"the worker would be a {kind.name}, and the cluster does not know this kind -> install KubeRay"
                 )
-            rival = await self._rival(kind, snapshot, command.worker)
-            if rival is not None:
-                return rival
-            made = await self._kube.create(kind.path(namespace), document)
+            # Passes over two deployments may come to one name at a time.
+            async with self._making.setdefault((namespace, command.worker), asyncio.Lock()):
+                rival = await self._rival(kind, snapshot, command.worker)
+                if rival is not None:
+                    return rival
+                made = await self._kube.create(kind.path(namespace), document)
+                if made is not None:
+                    self._sight.wrote(kind, made)
         except pods.UnsupportedError as exc:
             return problems.Problem("Unsupported", str(exc))
         except (errors.FencedError, kube.UnauthorizedError):
@@ -417,7 +425,8 @@ def _outcome(snapshot: Snapshot) -> Outcome:
 def _taken(kind: sight.Kind, found: Object, deployment: modeldeployment.ModelDeployment) -> problems.Problem:
     """What is the matter with a name that somebody else's worker has."""
     meta = found["metadata"]
-    if (meta.get("labels") or {}).get(pods.DEPLOYMENT_LABEL) == deployment.metadata.name:
+    owners = {(each["kind"], each["name"]) for each in meta.get("ownerReferences", ())}
+    if ("ModelDeployment", deployment.metadata.name) in owners:
         return problems.former(kind.name, meta["name"])
     return problems.name_taken(kind.name, meta["name"])
 

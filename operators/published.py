@@ -15,8 +15,6 @@ from penstock.api.crds import modeldeployment, operation, values
 from penstock.runtime import logs
 from penstock.runtime import redis as redis_link
 
-_POOL_MAX = 10_000
-
 
 class Published(Protocol):
     """Where deployments are told. Both methods raise `RetryableError` while it is away, and may be repeated."""
@@ -75,9 +73,7 @@ def as_told(deployment: modeldeployment.ModelDeployment) -> types.ModelDeploymen
         name=meta.name,
         model=spec.model.name,
         engine=types.EngineSpec(kind=spec.engine.kind, profile=spec.engine.profile),
-        pools=tuple(
-            types.Pool(role=role.name, replicas=min(_POOL_MAX, role.replicas * spec.replicas)) for role in spec.roles
-        ),
+        pools=tuple(types.Pool(role=role.name, replicas=role.replicas * spec.replicas) for role in spec.roles),
         policy=spec.routing.profile,
         slo_classes=tuple(_slo(each) for each in spec.slo_classes),
         generation=max(1, meta.generation),

@@ -36,6 +36,8 @@ def document(
         start_s = values.duration_s(spec.engine.start_timeout)
         started = {"command": list(parts.start.command), "start_s": start_s, "num_gpus": _gpus(pod)}
         worker = build.beside_spec(deployment, role, create, parts) | started
+        # The replica's package is in the user's image, and may be older than this field.
+        worker.pop("model_folder", None)
     worker |= {"host": "auto", **build.control(host)}
     application = {
         "name": "worker",

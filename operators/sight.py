@@ -134,7 +134,7 @@ class Cached(Live):
 
     async def look(self, namespace: str, name: str, *, fresh: bool = False) -> Seen | None:
         """See `Sight`. A fresh look also brings the copies forward; copies that are not in step are not looked at."""
-        if fresh or not all(each.in_step for each in (self._deployments, *self._owned.values())):
+        if fresh or not all(each.in_step_in(namespace) for each in (self._deployments, *self._owned.values())):
             seen = await self._look_at(DECIDING, namespace, name)
             if seen is None:
                 return None
@@ -155,7 +155,9 @@ class Cached(Live):
     async def named(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """See `Sight`. Of copies: those that bear some deployment's label."""
         informer = self._owned.get(kind)
-        return None if informer is None else informer.store.get(namespace, name)
+        if informer is None or not informer.in_step_in(namespace):
+            return await super().named(kind, namespace, name)
+        return informer.store.get(namespace, name)
 
     async def profile(self, name: str) -> Object | None:
         """See `Sight`."""

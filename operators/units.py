@@ -15,6 +15,8 @@ from penstock.api.crds import acceleratorprofile, modeldeployment
 Object = dict[str, Any]
 Profile = acceleratorprofile.AcceleratorProfile
 
+# Letters of a name that KubeRay's operator takes.
+_LONGEST = {sight.SERVED: 47, sight.UNIT: 53}
 _NODE_TYPE = "ray.io/node-type"
 # The containers' own commands start Ray by the command that KubeRay has generated.
 _OWN_COMMAND = {"ray.io/overwrite-container-cmd": "true"}
@@ -37,6 +39,12 @@ def document(
 ) -> tuple[sight.Kind, Object]:
     """The object of a new worker. Raises `UnsupportedError`."""
     kind, made = _made(deployment, create, host, profile)
+    most = _LONGEST.get(kind)
+    if most is not None and len(create.worker) > most:
+        raise pods.UnsupportedError(
+            f"{create.worker} has {len(create.worker)} letters, and KubeRay takes a {kind.name} of at most {most} -> "
+            "make a ModelDeployment of a shorter name, or with shorter names of roles"
+        )
     return kind, images.recorded(made)
 
 

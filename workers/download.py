@@ -19,12 +19,14 @@ from typing import Protocol
 
 import pydantic
 
+from penstock.runtime import clock as clocks
 from penstock.runtime import errors, logs
 from workers import model_files
 from workers.sources import hub, s3
 
 ENV = "PENSTOCK_DOWNLOAD"
 _COMPLETE = ".complete"
+_SPARED_S = 3600.0
 _USED = model_files.USED
 
 
@@ -65,7 +67,9 @@ def bring(wanted: Wanted, source: Source) -> bool:
     shared = wanted.folder.parent
     shared.mkdir(parents=True, exist_ok=True)
     if not os.access(shared, os.W_OK):
-        hint = f"on the node: chown {os.getuid()} the folder that model.cache.nodePath names"
+        hint = (
+            f"on the node: chown {os.getuid()} the folder that model.cache.nodePath names, or give that user the volume"
+        )
         raise errors.TerminalError(f"{shared} cannot be written by user {os.getuid()} -> {hint}")
     with open(shared / f".{wanted.folder.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -106,16 +110,21 @@ def make_room(wanted: Wanted, needed_bytes: int) -> None:
     sizes = {each: sum(file.stat().st_size for file in each.rglob("*") if file.is_file()) for each in others}
     left = sum(sizes.values()) + needed_bytes - (wanted.size_limit_bytes or 0)
     log = logs.get("download")
-    for each in sorted(others, key=lambda folder: (folder / _USED).stat().st_mtime):
+    used_s = {each: (each / _USED).stat().st_mtime for each in others}
+    now_s = clocks.SystemClock().now_s()
+    for each in sorted(others, key=used_s.__getitem__):
         if left <= 0:
             return
+        if now_s - used_s[each] < _SPARED_S:
+            # Its engine may still be pulled, and nobody holds it yet.
+            continue
         if not model_files.remove(each):
             log.info("model_in_use", model=each.name, bytes=sizes[each])
             continue
         log.info("model_removed", model=each.name, bytes=sizes[each])
         left -= sizes[each]
     if left > 0:
-        log.warning("cache_over_limit", bytes=left, reason="what is left is in use")
+        log.warning("cache_over_limit", bytes=left, reason="what is left is in use, or was brought a short time ago")
 
 
 def main() -> int:

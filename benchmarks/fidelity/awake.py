@@ -19,13 +19,11 @@ DEVICE = pathlib.Path("/dev/cpu_dma_latency")
 @contextlib.contextmanager
 def processors(device: pathlib.Path = DEVICE) -> Iterator[str]:
     """All of the machine stay awake until the end; gives why they do not, or nothing."""
-    try:
-        held = os.open(device, os.O_WRONLY)
-    except OSError as exc:
-        yield f"processors sleep while nothing runs: {device}: {exc.strerror}"
-        return
-    try:
-        os.write(held, struct.pack("i", 0))
+    with contextlib.ExitStack() as held:
+        try:
+            file = held.enter_context(os.fdopen(os.open(device, os.O_WRONLY), "wb", buffering=0))
+            file.write(struct.pack("i", 0))
+        except OSError as exc:
+            yield f"processors sleep while nothing runs: {device}: {exc.strerror}"
+            return
         yield ""
-    finally:
-        os.close(held)

@@ -74,28 +74,43 @@ def workloads(sight: Sight) -> Iterator[Finding]:
 
 
 def _operators(sight: Sight, present: set[str]) -> Iterator[Finding]:
-    """Exactly one operator looks after this namespace; where it is another release's, it counts as present."""
+    """One operator looks after each namespace; where another release's looks after this one, it counts as present."""
     own = [each for each in sight.workloads or () if component(each) == "operator"]
     others = sorted(
-        each["metadata"]["namespace"]
-        for each in sight.elsewhere or ()
-        if component(each) == "operator" and _looks_after(each, sight.namespace)
+        (each for each in sight.elsewhere or () if component(each) == "operator"),
+        key=lambda each: str(each["metadata"]["namespace"]),
     )
-    if not own and others:
-        yield Finding("release", Level.OK, f"the operator of the release in {others[0]} is this one's too")
-        present.add("operator")
-    elif others and any(_looks_after(each, sight.namespace) for each in own):
-        message = (
-            f"the operator of the release in {others[0]} looks after {sight.namespace} too: they undo each other's work"
-        )
-        mend = f"{upgrade(sight)} --set operator.enabled=false, or operator.settings.namespaces in both"
-        yield Finding("release", Level.ERROR, message, mend)
+    if not own:
+        for each in others:
+            if _namespaces(each) & {"*", sight.namespace}:
+                where = each["metadata"]["namespace"]
+                yield Finding("release", Level.OK, f"the operator of the release in {where} is this one's too")
+                present.add("operator")
+                return
+    for each in others:
+        for one in own:
+            shared = _shared(_namespaces(one), _namespaces(each))
+            if shared:
+                where = each["metadata"]["namespace"]
+                message = (
+                    f"the operator of the release in {where} looks after {shared} too: they undo each other's work"
+                )
+                mend = f"{upgrade(sight)} --set operator.enabled=false, or operator.settings.namespaces in both"
+                yield Finding("release", Level.ERROR, message, mend)
 
 
-def _looks_after(operator: Object, namespace: str) -> bool:
-    """As the chart writes it on the Deployment; one of an older chart is taken for one that looks after all."""
+def _namespaces(operator: Object) -> set[str]:
+    """What it looks after, as the chart writes it on the Deployment; of an older chart, all."""
     named = operator["metadata"].get("annotations", {}).get("penstock.dev/namespaces", "*")
-    return named == "*" or namespace in named.split(",")
+    return set(named.split(","))
+
+
+def _shared(first: set[str], second: set[str]) -> str:
+    """The namespaces that both look after, in words; empty for none."""
+    if "*" in first & second:
+        return "all namespaces"
+    found = second if "*" in first else first if "*" in second else first & second
+    return ", ".join(sorted(found))
 
 
 def _numbers(workload: Object) -> tuple[int, int]:
@@ -186,8 +201,9 @@ def redis(sight: Sight) -> Iterator[Finding]:
     for secret, (user, kind, given) in sorted(_secrets(sight).items()):
         if sight.secrets is not None and secret not in sight.secrets:
             message = f"Secret {secret} is not there; {user} needs it"
-            mend = f"kubectl -n {sight.namespace} create secret {kind} {secret} {given}"
-            yield Finding("redis" if given == _URL else "release", Level.ERROR, message, mend)
+            make = f"kubectl -n {sight.namespace} create secret {kind} {secret} {given}"
+            mend = upgrade(sight) if secret.endswith(_MADE) else make
+            yield Finding("redis" if given.startswith(_URL) else "release", Level.ERROR, message, mend)
     lost = [each.pod for each in sight.gateways if any("registry-lost" in line for line in each.degraded)]
     if lost:
         yield Finding(
@@ -224,6 +240,8 @@ def _url_secret(sight: Sight) -> str:
 
 
 _URL = "--from-literal=url=redis://..."
+# Those that the chart or cert-manager makes.
+_MADE = ("-gateway-tls", "-agent-client", "-agent-tls")
 # What a Secret is made of, by the name of the volume that has it.
 _FILES = {
     "keys": ("generic", "--from-file=keys"),
@@ -238,18 +256,19 @@ def _secrets(sight: Sight) -> dict[str, tuple[str, str, str]]:
     """Secrets that the release's Pods name: one component that does, and what kubectl makes them of."""
     found: dict[str, tuple[str, str, str]] = {}
     for each in sight.workloads or ():
-        pod = each["spec"]["template"]["spec"]
-        for container in pod["containers"]:
-            for variable in container.get("env", ()):
-                reference = variable.get("valueFrom", {}).get("secretKeyRef")
-                if reference and not reference.get("optional"):
-                    found.setdefault(reference["name"], (component(each), "generic", _URL))
-        for volume in pod.get("volumes", ()):
+        for volume in each["spec"]["template"]["spec"].get("volumes", ()):
             if "secret" in volume and not volume["secret"].get("optional"):
                 how = _FILES.get(volume["name"], ("generic", "--from-file=..."))
                 if component(each) == "gateway" and volume["name"] == "tls":
                     how = ("tls", "--cert=tls.crt --key=tls.key")
                 found.setdefault(volume["secret"]["secretName"], (component(each), *how))
+    # Of what no volume has, the URL is named alone.
+    for each in sight.workloads or ():
+        for container in each["spec"]["template"]["spec"]["containers"]:
+            for variable in container.get("env", ()):
+                reference = variable.get("valueFrom", {}).get("secretKeyRef")
+                if reference and not reference.get("optional"):
+                    found.setdefault(reference["name"], (component(each), "generic", _URL))
     return found
 
 

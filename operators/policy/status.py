@@ -151,6 +151,7 @@ def unbuilt_fields(spec: modeldeployment.Spec) -> tuple[str, ...]:
         "spec.priority": spec.priority != 0,
         "spec.kvCache.tier": spec.kv_cache.tier is not None,
         "spec.model.tokenizer": spec.model.tokenizer is not None,
+        "spec.sloClasses[].priority": any(each.priority != 0 for each in spec.slo_classes),
     }
     return tuple(name for name, there in given.items() if there)
 
@@ -158,7 +159,7 @@ def unbuilt_fields(spec: modeldeployment.Spec) -> tuple[str, ...]:
 def _acted_on(unbuilt: Sequence[str]) -> tuple[str, str]:
     """Reason and message of the ActedOn condition, which is there since a field was given that nothing acts on."""
     if not unbuilt:
-        return "AllFields", "every field that is given has its effect"
+        return "AllFields", "no field is given that nothing acts on"
     return "NotYetImplemented", f"{', '.join(unbuilt)}: checked and kept, but nothing acts on it in this version"
 
 

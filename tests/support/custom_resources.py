@@ -173,21 +173,6 @@ _BY_MESSAGE: dict[str, Object] = {
         "scaling": {"maxReplicas": 200},
         "roles": [{"name": "unified", "replicas": 100}],
     },
-    "metadata.name and the name of a role must have at most 40 letters together where hosting is RayServe: KubeRay takes "
-    "no longer names": {
-        "metadata.name": "m" * 30,
-        "spec.hosting": "RayServe",
-        "spec.engine": {"kind": "sim", "image": "x"},
-        "spec.accelerators": None,
-        "spec.parallelism": {},
-        "spec.roles": [{"name": "longer-roles"}],
-    },
-    "metadata.name and the name of a role must have at most 46 letters together where a worker spans nodes: KubeRay takes "
-    "no longer names": {
-        "metadata.name": "m" * 36,
-        "spec.engine": {"kind": "vllm"},
-        "spec.roles": [{"name": "longer-roles", "parallelism": {"tensor": 2, "nodes": 2}}],
-    },
     "with the bound that a schedule leaves out, its minReplicas must be at most its maxReplicas": {
         "minReplicas": 0,
         "maxReplicas": 4,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import IO
 
 from penstock.api import wire
 from penstock.runtime import clock as clocks
+from penstock.runtime import logs, registry
 from penstock.runtime import redis as redis_link
-from penstock.runtime import registry
 from workers import agent, kv_relay, model_files
 from workers.hosting import engines, spec
 
@@ -29,7 +30,9 @@ class Worker:
     async def start(self) -> None:
         """Returns when the worker takes requests."""
         if self._folder is not None:
-            self._files = model_files.hold(self._folder)
+            self._files = await asyncio.to_thread(model_files.hold, self._folder)
+            if self._files is None:
+                logs.get("worker").warning("model_folder_not_held", folder=str(self._folder))
         await self._link.start()
         try:
             await self.agent.start()

@@ -183,34 +183,9 @@ class Status(base.Status):
     rollout: RolloutStatus = Field(RolloutStatus(), description="Where the roll-out is")
 
 
-# KubeRay's limits, 47 and 53, without the dash before the role, and a dash and five digits behind it. With the only role
-# `unified`, which is no part of a worker's name, every name is short enough.
-_RAY_SERVICE_NAME, _RAY_CLUSTER_NAME = 40, 46
-_SHORT = "self.spec.roles.all(r, r.name == 'unified' || self.metadata.name.size() + r.name.size() <= {0})"
-
-
-def _short(it: ModelDeployment, most: int) -> bool:
-    return all(role.name == "unified" or len(it.metadata.name) + len(role.name) <= most for role in it.spec.roles)
-
-
 class ModelDeployment(base.Resource):
     """A model served by workers on this cluster: what it is, what it runs on, how it is scaled, rolled out, stopped."""
 
-    RULES = (
-        base.NAME_RULE,
-        base.Rule(
-            f"self.spec.hosting != 'RayServe' || {_SHORT.format(_RAY_SERVICE_NAME)}",
-            lambda it: it.spec.hosting != "RayServe" or _short(it, _RAY_SERVICE_NAME),
-            f"metadata.name and the name of a role must have at most {_RAY_SERVICE_NAME} letters together where hosting is "
-            "RayServe: KubeRay takes no longer names",
-        ),
-        base.Rule(
-            f"({_ALL_ALONE.replace('self', 'self.spec')}) || {_SHORT.format(_RAY_CLUSTER_NAME)}",
-            lambda it: not _spread(it.spec) or _short(it, _RAY_CLUSTER_NAME),
-            f"metadata.name and the name of a role must have at most {_RAY_CLUSTER_NAME} letters together where a worker spans "
-            "nodes: KubeRay takes no longer names",
-        ),
-    )
     KIND: ClassVar[base.Kind] = base.Kind(
         "modeldeployments",
         "md",

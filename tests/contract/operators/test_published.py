@@ -81,12 +81,6 @@ async def test_the_last_word_counts(place: Place) -> None:
     assert await place.told() == {}
 
 
-async def test_more_workers_than_a_pool_may_say(place: Place) -> None:
-    """A product of roles and replicas beyond what a fleet can say is told as the most that it can."""
-    await place.target.put(resource(replicas=10_000, roles=[{"name": "unified", "replicas": 2}]))
-    assert (await place.told())["tiny"].pools[0].replicas == 10_000
-
-
 async def test_without_redis_it_is_worth_another_try(tmp_path: pathlib.Path) -> None:
     """A Redis that is away raises a retryable error."""
     server = embedded_redis.EmbeddedRedis(tmp_path, clocks.SystemClock())

@@ -98,7 +98,8 @@ async def test_a_namespace_that_is_gone_holds_up_no_other(
         if goes_on:
             await until(lambda: found.synced)
         else:
-            await until(lambda: found.profiles.synced)
+            wide = [found.profiles, *(each for kind, each in found.unbuilt.items() if not kind.KIND.namespaced)]
+            await until(lambda: all(each.synced for each in wide))
         assert found.synced == goes_on and not found.in_step
     finally:
         await found.stop()

@@ -223,14 +223,6 @@ GPU = {"accelerators": [{"profile": "h100"}]}
             "error", "list r0, list r1, list r2, list r3, list r4, and 4 more", "helm upgrade pen helm/penstock -n penstock",
         ),
         (
-            {"elsewhere": [abroad()]},
-            "error", "the operator of the release in other looks after penstock too", "--set operator.enabled=false",
-        ),
-        (
-            {"elsewhere": [abroad("penstock,more")]},
-            "error", "the operator of the release in other looks after penstock too", "--set operator.enabled=false",
-        ),
-        (
             {"workloads": [each for each in WELL.workloads or () if each["metadata"]["name"] != "penstock-operator"], "elsewhere": [abroad("x")]},
             "warning", "there is no operator", "--set operator.enabled=true",
         ),
@@ -356,6 +348,14 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         (
             {"workloads": needing("gateway", "tls", "front")},
             "error", "Secret front is not there; gateway needs it", "create secret tls front --cert=tls.crt --key=tls.key",
+        ),
+        (
+            {"workloads": needing("gateway", "tls", "pen-penstock-gateway-tls")},
+            "error", "Secret pen-penstock-gateway-tls is not there", "helm upgrade pen helm/penstock -n penstock",
+        ),
+        (
+            {"workloads": needing("redis", "auth", "penstock-redis"), "secrets": frozenset()},
+            "error", "Secret penstock-redis is not there; redis needs it", "--from-literal=auth.conf=",
         ),
         (
             {"workloads": needing("gateway", "keys", "clients")},
@@ -546,13 +546,23 @@ def test_wherever_a_worker_is_given_several_nodes_kuberay_is_needed(spread: Obje
     assert found.level is Level.ERROR
 
 
-def test_operators_of_other_namespaces_are_no_rivals() -> None:
-    """Each says which namespaces it looks after."""
-    assert unwell(dataclasses.replace(WELL, elsewhere=[abroad("models,more")])) == []
-    own = copy.deepcopy(WELL.workloads) or []
-    for each in own:
-        each["metadata"]["annotations"] = {"penstock.dev/namespaces": "models"}
-    assert unwell(dataclasses.replace(WELL, workloads=own, elsewhere=[abroad()])) == []
+@pytest.mark.parametrize(
+    ("own", "other", "shared"),
+    [
+        ("*", None, "all namespaces"), ("*", "a,b", "a, b"), ("a,b", "*", "a, b"), ("a,b", "b,c", "b"), ("a", "b", ""),
+    ],
+)  # fmt: skip
+def test_two_operators_of_one_namespace_are_rivals(own: str, other: str | None, shared: str) -> None:
+    """Each says which namespaces it looks after; those of other namespaces are none."""
+    workloads = copy.deepcopy(WELL.workloads) or []
+    for each in workloads:
+        each["metadata"]["annotations"] = {"penstock.dev/namespaces": own}
+    found = unwell(dataclasses.replace(WELL, workloads=workloads, elsewhere=[abroad(other)]))
+    assert [each.message for each in found] == (
+        [f"the operator of the release in other looks after {shared} too: they undo each other's work"]
+        if shared
+        else []
+    )
 
 
 def test_another_releases_operator_is_taken_for_this_one_where_it_looks_after_it() -> None:

@@ -310,3 +310,20 @@ def test_the_agents_api_is_there_under_ray_serve(kind: str) -> None:
     assert {"name": "agent-tls", "secret": {"secretName": "agents", "optional": True}} in pod["volumes"]
     told, pod = made(HOST)
     assert told.control_port is None and "agent-tls" not in str(pod)
+
+
+@pytest.mark.parametrize(("hosting_", "most"), [("RayServe", 47), ("Pods", 53)])
+def test_a_name_that_kuberay_does_not_take_is_refused(hosting_: str, most: int) -> None:
+    """With how long it is and how long it may be; the longest that it takes is made."""
+    more = {"parallelism": {}, "accelerators": []} if hosting_ == "RayServe" else {}
+    engine = {"kind": "vllm", "image": "ray:x"}
+    wanted = deployment(hosting=hosting_, engine=engine, **more)
+    for letters in (most, most + 1):
+        create = dataclasses.replace(CREATE, worker="m" * letters)
+        if letters == most:
+            assert units.document(wanted, create, HOST, profile())[1]["metadata"]["name"] == create.worker
+        else:
+            with pytest.raises(
+                pods.UnsupportedError, match=f"{letters} letters, and KubeRay takes a Ray.* of at most {most}"
+            ):
+                units.document(wanted, create, HOST, profile())
