@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import pathlib
@@ -15,7 +14,7 @@ from controller.hosts import none, port
 from penstock.api import types, wire
 from penstock.api.proto import control_pb2_grpc
 from penstock.runtime import clock as clocks
-from penstock.runtime import errors, grpcs, lifecycle, logs, registry
+from penstock.runtime import errors, grpcs, lifecycle, registry
 from penstock.runtime import redis as redis_link
 
 
@@ -100,13 +99,5 @@ def build(settings: controller_settings.ControllerSettings) -> tuple[lifecycle.L
 
 async def serve(settings: controller_settings.ControllerSettings) -> int:
     """Runs until SIGTERM or SIGINT; workers stay as they are."""
-    stopped = asyncio.Event()
-    lifecycle.stop_on_signals(stopped)
     life, server = build(settings)
-    log = logs.get("controller")
-    await life.start()
-    log.info("controller_ready", id=settings.id, grpc=server.address)
-    await stopped.wait()
-    failed = await life.stop()
-    log.info("controller_stopped", id=settings.id, overran=failed)
-    return 1 if failed else 0
+    return await lifecycle.until_signalled(life, "controller", lambda: {"id": settings.id, "grpc": server.address})

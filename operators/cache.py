@@ -136,7 +136,7 @@ class Informer:
         self._listed: set[str] = set()
         # Paths that no watch runs for, with how long to wait after the next failure, s.
         self._away: dict[str, float] = {}
-        # Paths that were never listed, because the server refuses it: another try does not help.
+        # Paths that were never listed because the server refuses it, for lack of a right or of the namespace.
         self._refused: set[str] = set()
         # For an optional kind: whether the server has it.
         self.present = not optional

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from operators import cache, images, kube, loop, pods, profiles, sight, unbuilt
 from operators.policy import hardware
@@ -21,8 +21,8 @@ class Copies:
         mark: Callable[[loop.Key], None],
     ) -> None:
         self._mark = mark
-        # What is followed in each namespace that is named, its ModelDeployments first.
-        self._parts: dict[str, list[tuple[cache.Informer, str]]] = {namespace: [] for namespace in namespaces}
+        # What is followed in each namespace that is named, its ModelDeployments first; under "" all else.
+        self._parts: dict[str, list[tuple[cache.Informer, str]]] = {namespace: [] for namespace in ("", *namespaces)}
 
         def follow(
             path: Callable[[str], str],
@@ -30,16 +30,17 @@ class Copies:
             on_change: Callable[[kube.Object], None],
             **kwargs: bool | str,
         ) -> cache.Informer:
-            paths = [path(namespace) for namespace in namespaces or ("",)]
+            spaces = namespaces or ("",)
+            paths = [path(namespace) for namespace in spaces]
             made = cache.Informer(client, clock, store, paths, on_change=on_change, **kwargs)  # type: ignore[arg-type]  # labels and optional
-            for namespace in namespaces:
-                self._parts[namespace].append((made, path(namespace)))
+            self._passes_need(made, spaces, paths)
             return made
 
         self.deployments = follow(sight.DEPLOYMENT.path, cache.Store(), self._of(modeldeployment.ModelDeployment))
         self.profiles = cache.Informer(
             client, clock, cache.Store(), [sight.PROFILE.path()], on_change=self._profile_changed
         )
+        self._passes_need(self.profiles, ("",), [sight.PROFILE.path()])
         self.nodes = cache.Informer(
             client, clock, cache.Store(slim=profiles.slim_node), ["/api/v1/nodes"], on_change=self._node_changed
         )
@@ -63,13 +64,15 @@ class Copies:
         self, kind: type[base.Resource], client: kube.KubeClient, clock: clocks.Clock, namespaces: tuple[str, ...]
     ) -> cache.Informer:
         wanted = sight.Kind(kind.__name__, base.API_VERSION, kind.KIND.plural)
-        inside = namespaces if kind.KIND.namespaced else ()
-        made = cache.Informer(
-            client, clock, cache.Store(), [wanted.path(each) for each in inside or ("",)], on_change=self._of(kind)
-        )
-        for namespace in inside:
-            self._parts[namespace].append((made, wanted.path(namespace)))
+        spaces = (namespaces if kind.KIND.namespaced else ()) or ("",)
+        paths = [wanted.path(each) for each in spaces]
+        made = cache.Informer(client, clock, cache.Store(), paths, on_change=self._of(kind))
+        self._passes_need(made, spaces, paths)
         return made
+
+    def _passes_need(self, informer: cache.Informer, namespaces: Sequence[str], paths: Sequence[str]) -> None:
+        for namespace, path in zip(namespaces, paths, strict=True):
+            self._parts[namespace].append((informer, path))
 
     @property
     def all(self) -> list[cache.Informer]:
@@ -83,14 +86,10 @@ class Copies:
         Of namespaces that are named one may be left out whose deployments the server refuses to list, as it does where the
         namespace is gone with its RoleBinding: no pass is made there, and the others go on.
         """
-        left_out = {
-            namespace for namespace, parts in self._parts.items() if any(each.refused(path) for each, path in parts[:1])
-        }
-        parts = [part for namespace, found in self._parts.items() if namespace not in left_out for part in found]
-        of_namespaces = {id(each) for found in self._parts.values() for each, _ in found}
-        others = [each for each in self.all if each is not self.nodes and id(each) not in of_namespaces]
-        named = not self._parts or bool(parts)
-        return named and all(each.synced for each in others) and all(each.listed(path) for each, path in parts)
+        refused = {space for space, parts in self._parts.items() if space and parts[0][0].refused(parts[0][1])}
+        whole = [space for space in self._parts if space not in refused]
+        some = len(self._parts) == 1 or len(whole) > 1
+        return some and all(each.listed(path) for space in whole for each, path in self._parts[space])
 
     @property
     def in_step(self) -> bool:

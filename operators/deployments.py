@@ -269,17 +269,17 @@ class DeploymentReconciler:
                 made = await self._kube.create(kind.path(namespace), document)
                 if made is not None:
                     self._sight.wrote(kind, made)
+                    return None
         except pods.UnsupportedError as exc:
             return problems.Problem("Unsupported", str(exc))
         except (errors.FencedError, kube.UnauthorizedError):
             raise
         except errors.TerminalError as exc:
             return problems.Problem(*problems.of_refusal(str(exc)))
-        if made is None:
-            # There it is, unseen as yet: this operator's from an answer that was lost, or somebody else's.
-            made = await self._kube.get(kind.path(namespace, command.worker))
-            if made is not None and not _ours(made, snapshot.deployment):
-                return _taken(kind, made, snapshot.deployment)
+        # There it is, unseen as yet: this operator's from an answer that was lost, or somebody else's.
+        made = await self._kube.get(kind.path(namespace, command.worker))
+        if made is not None and not _ours(made, snapshot.deployment):
+            return _taken(kind, made, snapshot.deployment)
         if made is not None:
             self._sight.wrote(kind, made)
         return None

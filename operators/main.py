@@ -24,7 +24,7 @@ from operators import copies as copies_of
 from operators import settings as operator_settings
 from penstock.api import wire
 from penstock.runtime import clock as clocks
-from penstock.runtime import lifecycle, logs, registry, status_server, tasks
+from penstock.runtime import lifecycle, registry, status_server, tasks
 from penstock.runtime import redis as redis_link
 
 # Each namespace's registry is followed on a connection of its own.
@@ -194,13 +194,5 @@ class _Clients:
 
 async def serve(settings: operator_settings.OperatorSettings) -> int:
     """Runs until SIGTERM or SIGINT; workers stay as they are."""
-    stopped = asyncio.Event()
-    lifecycle.stop_on_signals(stopped)
     life, server = build(settings)
-    log = logs.get("operator")
-    await life.start()
-    log.info("operator_ready", id=settings.id, metrics_port=server.port)
-    await stopped.wait()
-    failed = await life.stop()
-    log.info("operator_stopped", id=settings.id, overran=failed)
-    return 1 if failed else 0
+    return await lifecycle.until_signalled(life, "operator", lambda: {"id": settings.id, "metrics_port": server.port})

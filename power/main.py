@@ -122,13 +122,5 @@ def build(settings: node_settings.NodeSettings) -> tuple[lifecycle.Lifecycle, st
 
 async def serve(settings: node_settings.NodeSettings) -> int:
     """Runs until SIGTERM or SIGINT."""
-    stopped = asyncio.Event()
-    lifecycle.stop_on_signals(stopped)
     life, server = build(settings)
-    log = logs.get("node")
-    await life.start()
-    log.info("node_agent_ready", id=settings.id, metrics_port=server.port)
-    await stopped.wait()
-    failed = await life.stop()
-    log.info("node_agent_stopped", id=settings.id, overran=failed)
-    return 1 if failed else 0
+    return await lifecycle.until_signalled(life, "node_agent", lambda: {"id": settings.id, "metrics_port": server.port})

@@ -7,6 +7,7 @@ from typing import Any
 
 from controller.doctor import pods, release
 from controller.doctor.sight import Finding, Level, Object, Sight, name
+from operators.policy import hardware
 
 OLDEST = (1, 31)
 _KUBERAY = frozenset({"rayclusters.ray.io", "rayservices.ray.io"})
@@ -90,13 +91,14 @@ def accelerators(sight: Sight) -> Iterator[Finding]:
         yield Finding("nodes", Level.ERROR, "no node takes Pods", "kubectl get nodes")
     devices = sorted({resource for each in ready for resource in _devices(each)})
     profiles = {name(each): each["spec"] for each in sight.profiles or ()}
+    nodes = [hardware.Node.of(each) for each in sight.nodes]
     for profile, spec in profiles.items():
         resource, labels = spec["resourceName"], spec.get("nodeSelector", {})
-        chosen = [each for each in ready if labels.items() <= each["metadata"].get("labels", {}).items()]
-        count = sum(_count(each, resource) for each in chosen)
-        if count:
-            yield Finding("accelerators", Level.OK, f"{profile}: {count} of {resource} on {len(chosen)} nodes")
-        elif labels and not chosen:
+        found = hardware.find(resource, labels, nodes)
+        if found.accelerators:
+            message = f"{profile}: {found.accelerators} of {resource} on {found.nodes} nodes"
+            yield Finding("accelerators", Level.OK, message)
+        elif labels and not found.labelled:
             shown = ",".join(f"{key}={value}" for key, value in labels.items())
             yield Finding(
                 "accelerators", Level.WARNING, f"{profile}: no node has {shown}", f"kubectl get nodes -l {shown}"
@@ -131,10 +133,6 @@ def _ready(node: Object) -> bool:
 
 def _devices(node: Object) -> list[str]:
     return [each for each in node.get("status", {}).get("allocatable", {}) if not each.startswith(_PLAIN)]
-
-
-def _count(node: Object, resource: str) -> int:
-    return int(node.get("status", {}).get("allocatable", {}).get(resource, 0))
 
 
 def _plugin(resource: str) -> str:

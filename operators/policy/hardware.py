@@ -9,7 +9,7 @@ from typing import Any
 from operators.policy import status
 from penstock.api.crds import acceleratorprofile, values
 
-Object = dict[str, Any]
+Object = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

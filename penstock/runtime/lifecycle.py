@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from penstock.runtime import errors, logs
@@ -32,7 +33,7 @@ class Lifecycle:
     """The components of one process."""
 
     def __init__(self, process: str) -> None:
-        self._log = logs.get(process)
+        self.log = logs.get(process)
         self._entries: list[_Entry] = []
         self._started: list[_Entry] = []
 
@@ -58,7 +59,7 @@ class Lifecycle:
             except asyncio.CancelledError:
                 await self.stop()
                 raise
-            self._log.debug("component_started", name=entry.name)
+            self.log.debug("component_started", name=entry.name)
 
     async def stop(self) -> list[str]:
         """Stops what has started, last first. Returns the names of those that failed or overran their deadline."""
@@ -70,10 +71,10 @@ class Lifecycle:
                     await entry.component.stop()
             except TimeoutError:
                 failed.append(entry.name)
-                self._log.warning("component_stop_overran", name=entry.name, deadline_s=entry.stop_timeout_s)
+                self.log.warning("component_stop_overran", name=entry.name, deadline_s=entry.stop_timeout_s)
             except Exception as exc:
                 failed.append(entry.name)
-                self._log.warning("component_stop_failed", name=entry.name, error=str(exc))
+                self.log.warning("component_stop_failed", name=entry.name, error=str(exc))
         return failed
 
     async def run(self, stopped: asyncio.Event) -> list[str]:
@@ -84,6 +85,23 @@ class Lifecycle:
         finally:
             failed = await self.stop()
         return failed
+
+
+async def until_signalled(life: Lifecycle, name: str, about: Callable[[], Mapping[str, object]]) -> int:
+    """Runs a process until SIGTERM or SIGINT; the exit status: 1 where something did not stop as it should.
+
+    `name` begins its log's events; `about` is told with them, once it has started.
+    """
+    stopped = asyncio.Event()
+    stop_on_signals(stopped)
+    await life.start()
+    said = dict(about())
+    ready, ended = f"{name}_ready", f"{name}_stopped"
+    life.log.info(ready, **said)
+    await stopped.wait()
+    failed = await life.stop()
+    life.log.info(ended, **said, overran=failed)
+    return 1 if failed else 0
 
 
 def stop_on_signals(stopped: asyncio.Event) -> None:

@@ -136,16 +136,20 @@ def test_a_failed_download_leaves_nothing(server: Server, tmp_path: pathlib.Path
     assert [each.name for each in tmp_path.iterdir()] == [".k.lock"]
 
 
+def kept(folder: pathlib.Path, age_s: float) -> None:
+    """A model that was used so long before another that is long ago."""
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"x" * 4000)
+    for mark in (".complete", ".used"):
+        (folder / mark).touch()
+    stamp = 1_700_000_000 - age_s
+    os.utime(folder / ".used", (stamp, stamp))
+
+
 def test_the_limit_of_a_cache_is_kept(server: Server, tmp_path: pathlib.Path) -> None:
     """The model that was used longest ago goes, the others stay."""
     for age, name in ((100, "old"), (50, "young")):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "weights").write_bytes(b"x" * 4000)
-        for mark in (".complete", ".used"):
-            (folder / mark).touch()
-        stamp = 1_700_000_000 - age
-        os.utime(folder / ".used", (stamp, stamp))
+        kept(tmp_path / name, age)
     wanted = download.Wanted(
         folder=tmp_path / "k", repo="org/model", revision="abc", endpoint=server.url, size_limit_bytes=8000
     )
@@ -157,13 +161,7 @@ def test_a_model_that_is_in_use_is_left(server: Server, tmp_path: pathlib.Path) 
     """The agent beside the engine holds it: the next oldest goes, and where all are held none does."""
     held = []
     for age, name in ((100, "oldest"), (50, "older")):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "weights").write_bytes(b"x" * 4000)
-        for mark in (".complete", ".used"):
-            (folder / mark).touch()
-        stamp = 1_700_000_000 - age
-        os.utime(folder / ".used", (stamp, stamp))
+        kept(tmp_path / name, age)
 
     def bring(name: str) -> list[str]:
         wanted = download.Wanted(
