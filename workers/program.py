@@ -57,7 +57,7 @@ class Program:
         return self.poll()
 
     async def stop(self, grace_s: float) -> None:
-        """SIGTERM, then after `grace_s` SIGKILL, to the whole process group. Safe to call twice."""
+        """SIGTERM, then after `grace_s` SIGKILL, to the whole process group, and waits for its end. Safe to call twice."""
         process = self._process
         if process is None:
             return
@@ -68,6 +68,11 @@ class Program:
         # The group may outlive its leader.
         _signal_group(process.pid, signal.SIGKILL)
         await self.wait()
+        # What is killed lets go of its memory and its ports a moment later. Nobody may be there to take a zombie's status.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                while _signal_group(process.pid, 0):
+                    await asyncio.sleep(_POLL_S)
         if self._pump is not None:
             # What has left the group may hold the output open for ever.
             await asyncio.wait({self._pump}, timeout=_LAST_WORDS_S)
@@ -94,6 +99,9 @@ class Program:
                     print(text, file=self._echo, flush=True)
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
+def _signal_group(group: int, number: int) -> bool:
+    """Whether there was any process in it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
+        return True
+    return False

@@ -104,10 +104,20 @@ async def fleet(tmp_path: pathlib.Path) -> AsyncIterator[Fleet]:
 
 async def _shared(first: gateways.Running, second: gateways.Running, what: str) -> bool:
     """Whether a prompt that one gateway places now is sent to the same endpoint by the other."""
-    before = await _blocks(second)
+    before = await _quiet_blocks(second)
     placed = (await first.chat(f"{what} {PROMPT}")).headers["x-penstock-endpoint"]
     await gateways.until(lambda: _more_blocks(second, before), 20.0)
     return str((await second.chat(f"{what} {PROMPT}")).headers["x-penstock-endpoint"]) == str(placed)
+
+
+async def _quiet_blocks(gateway: gateways.Running) -> float:
+    """When nothing of earlier prompts has come for many times the interval at which gateways share."""
+    found, seen = await _blocks(gateway), -1.0
+    async with asyncio.timeout(20.0):
+        while found != seen:
+            await asyncio.sleep(0.5)
+            found, seen = await _blocks(gateway), found
+    return found
 
 
 async def _blocks(gateway: gateways.Running) -> float:
