@@ -86,10 +86,19 @@ class Copies:
         Of namespaces that are named one may be left out whose deployments the server refuses to list, as it does where the
         namespace is gone with its RoleBinding: no pass is made there, and the others go on.
         """
-        refused = {space for space, parts in self._parts.items() if space and parts[0][0].refused(parts[0][1])}
-        whole = [space for space in self._parts if space not in refused]
+        whole = [space for space in self._parts if not space or not self._refused(space)]
         some = len(self._parts) == 1 or len(whole) > 1
         return some and all(each.listed(path) for space in whole for each, path in self._parts[space])
+
+    def looks_after(self, namespace: str) -> bool:
+        """Whether passes are made in this namespace."""
+        if len(self._parts) == 1:
+            return True
+        return namespace in self._parts and not self._refused(namespace)
+
+    def _refused(self, namespace: str) -> bool:
+        informer, path = self._parts[namespace][0]
+        return informer.refused(path)
 
     @property
     def in_step(self) -> bool:

@@ -104,6 +104,9 @@ class DeploymentReconciler:
         Raises `RetryableError` where the pass has to be made again, `TerminalError` where that would not help.
         """
         snapshot = await self._look(namespace, name)
+        if snapshot is None:
+            # A copy that lags does not know one that is new: gateways would not either.
+            snapshot = await self._look(namespace, name, fresh=True)
         orphans = snapshot is not None and await self._adopt(snapshot)
         if snapshot is not None and (orphans or snapshot.plan.destructive):
             # What was decided on a copy is decided again on what is there.

@@ -57,6 +57,8 @@ class Election:
         self._task: asyncio.Task[None] | None = None
         self.id = holder
         self.holder = ""
+        # The same for all that bid for this Lease; of another cluster's another.
+        self.lease_uid = ""
 
     @property
     def leading(self) -> bool:
@@ -112,7 +114,7 @@ class Election:
         found = await self._kube.get(self._path)
         if found is None:
             made = await self._kube.create(self._collection, self._document(0))
-            return self._taken(asked_s) if made is not None else False
+            return self._taken(made, asked_s) if made is not None else False
         spec = found.get("spec", {})
         self.holder = spec.get("holderIdentity", "")
         version = found["metadata"]["resourceVersion"]
@@ -127,10 +129,10 @@ class Election:
         renewed["metadata"] = found["metadata"]
         written = await self._kube.replace(self._path, renewed)
         self._seen = (written["metadata"]["resourceVersion"], asked_s)
-        return self._taken(asked_s)
+        return self._taken(written, asked_s)
 
-    def _taken(self, asked_s: float) -> bool:
-        self.holder = self.id
+    def _taken(self, lease: kube.Object, asked_s: float) -> bool:
+        self.holder, self.lease_uid = self.id, lease["metadata"].get("uid", "")
         self._until_s = asked_s + self._lease.duration_s * _MARGIN
         return self.leading
 

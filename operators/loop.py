@@ -36,10 +36,10 @@ class Operator:
         backoff_max_s: float = 30.0,
         document: Callable[[type[base.Resource], str, str], kube.Object | None] | None = None,
         counted_profiles: profiles.Profiles | None = None,
-        tidy: Callable[[Collection[str]], Awaitable[None]] | None = None,
+        tidy: Callable[[Collection[Key]], Awaitable[Collection[Key]]] | None = None,
     ) -> None:
         """`everything` gives the keys of all objects that are known, `document` the copy of one that nothing acts on; `tidy`
-        is told now and then which namespaces have model deployments.
+        is given those keys now and then, and gives those of objects that are gone and of which something is left.
         """
         self._profiles, self._tidy = counted_profiles, tidy
         self._kube, self._reconciler, self._clock, self._metrics = client, reconciler, clock, counted
@@ -61,6 +61,8 @@ class Operator:
         if not self._running:
             self._running = [asyncio.create_task(self._resync(), name="resync")]
             self._running += [asyncio.create_task(self._work(), name=f"pass {n}") for n in range(self._workers)]
+            if self._tidy is not None:
+                self._running.append(asyncio.create_task(self._keep_tidy(self._tidy), name="tidy"))
 
     async def follow(self) -> None:
         """Stops acting, in the middle of whatever it does: every command is safe to interrupt."""
@@ -74,9 +76,20 @@ class Operator:
             self._left = set(keys)
             for key in keys:
                 self.queue.mark(key)
-            if self._tidy is not None:
-                await self._tidy({namespace for kind, namespace, _ in keys if kind is modeldeployment.ModelDeployment})
             await self._clock.sleep(self._resync_s)
+
+    async def _keep_tidy(self, tidy: Callable[[Collection[Key]], Awaitable[Collection[Key]]]) -> None:
+        while True:
+            wait_s = self._resync_s
+            try:
+                for key in await tidy(frozenset(self._everything())):
+                    self.queue.mark(key)
+            except errors.PenstockError as exc:
+                wait_s = self._backoff_max_s
+                self._log.warning("not_tidied", reason=str(exc), again_s=wait_s)
+            except Exception:
+                self._log.exception("not_tidied")
+            await self._clock.sleep(wait_s)
 
     async def _work(self) -> None:
         while True:

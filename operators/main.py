@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from operators import (
     access,
@@ -23,6 +23,7 @@ from operators import (
 from operators import copies as copies_of
 from operators import settings as operator_settings
 from penstock.api import wire
+from penstock.api.crds import modeldeployment
 from penstock.runtime import clock as clocks
 from penstock.runtime import lifecycle, registry, status_server, tasks
 from penstock.runtime import redis as redis_link
@@ -104,6 +105,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
         lambda namespace: registry.RedisRegistry(link.client, wire.Keys(namespace)), link, clock, copies.workers_changed
     )
     verdicts = scraped.Scraped(known, clock)
+    told = published.InRedis(link.client, lambda: bid.lease_uid)
     reconciler = deployments.DeploymentReconciler(
         client,
         sight.Cached(client, copies.deployments, copies.profiles, copies.owned),
@@ -120,7 +122,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
         ),
         verdicts,
         done=lambda command: counted.commands.labels(command).inc(),
-        published=published.InRedis(link.client),
+        published=told,
     )
     operator = loop.Operator(
         client,
@@ -133,7 +135,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
         backoff_max_s=settings.backoff_max_s,
         document=lambda kind, namespace, name: copies.unbuilt[kind].store.get(namespace, name),
         counted_profiles=profiles.Profiles(client, clock, copies.profiles, copies.nodes),
-        tidy=known.keep,
+        tidy=Tidy(known, told, copies.looks_after),
     )
     leading = Leading(operator, bid, copies, clock)
     server = _status_server(settings, counted, copies, known, bid, operator)
@@ -175,6 +177,25 @@ def _status_server(
         refresh,
         settings.metrics_address_file,
     )
+
+
+class Tidy:
+    """Lets go of registries of namespaces without deployments, and finds deployments that are gone and still told."""
+
+    def __init__(self, known: fleets.Followed, told: published.Published, looks_after: Callable[[str], bool]) -> None:
+        """`looks_after`: whether passes are made in a namespace."""
+        self._fleets, self._told, self._looks_after = known, told, looks_after
+
+    async def __call__(self, keys: Collection[loop.Key]) -> list[loop.Key]:
+        """Of one that was deleted while no operator ran, nothing else would tell; a pass over it takes it back.
+
+        Raises `PenstockError` where Redis cannot be asked.
+        """
+        deployment = modeldeployment.ModelDeployment
+        await self._fleets.keep({namespace for kind, namespace, _ in keys if kind is deployment})
+        names = await self._told.names()
+        found = [(deployment, *name) for name in names if self._looks_after(name[0])]
+        return [key for key in found if key not in keys]
 
 
 class _Clients:

@@ -5,6 +5,7 @@ Gateways take the routing profile from it, and know by it a model whose workers 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import pydantic
@@ -17,13 +18,16 @@ from penstock.runtime import redis as redis_link
 
 
 class Published(Protocol):
-    """Where deployments are told. Both methods raise `RetryableError` while it is away, and may be repeated."""
+    """Where deployments are told. All methods raise `RetryableError` while it is away, and may be repeated."""
 
     async def put(self, deployment: modeldeployment.ModelDeployment) -> None:
         """Tells of a deployment as it is now."""
 
     async def remove(self, namespace: str, name: str) -> None:
         """Tells that there is none of this name."""
+
+    async def names(self) -> set[tuple[str, str]]:
+        """Namespace and name of those that operators have told of and not taken back."""
 
 
 class InMemory:
@@ -40,12 +44,17 @@ class InMemory:
         """See `Published`."""
         self.told.pop((namespace, name), None)
 
+    async def names(self) -> set[tuple[str, str]]:
+        """See `Published`."""
+        return set(self.told)
+
 
 class InRedis:
     """In the fleet of the deployment's namespace."""
 
-    def __init__(self, client: aioredis.Redis) -> None:
-        self._client = client
+    def __init__(self, client: aioredis.Redis, operators: Callable[[], str]) -> None:
+        """`operators` tells those of one Lease apart from others that use the same Redis, as another cluster's do."""
+        self._client, self._operators = client, operators
         self._log = logs.get("operator")
 
     async def put(self, deployment: modeldeployment.ModelDeployment) -> None:
@@ -58,12 +67,22 @@ class InRedis:
             self._log.warning("deployment_not_told", namespace=meta.namespace, deployment=meta.name, reason=str(exc))
             return
         with redis_link.translated("tell of a deployment"):
+            # In this order: in a Redis Cluster the set may be away and the fleet's hash not.
             await self._client.hset(wire.Keys(meta.namespace).deployments, meta.name, text)
+            await self._client.sadd(wire.told(self._operators()), f"{meta.namespace}/{meta.name}")
 
     async def remove(self, namespace: str, name: str) -> None:
         """See `Published`."""
         with redis_link.translated("tell that a deployment is gone"):
             await self._client.hdel(wire.Keys(namespace).deployments, name)
+            await self._client.srem(wire.told(self._operators()), f"{namespace}/{name}")
+
+    async def names(self) -> set[tuple[str, str]]:
+        """See `Published`."""
+        with redis_link.translated("ask which deployments are told"):
+            found = await self._client.smembers(wire.told(self._operators()))
+        pairs = (each.decode().partition("/") for each in found if isinstance(each, bytes))
+        return {(namespace, name) for namespace, _, name in pairs}
 
 
 def as_told(deployment: modeldeployment.ModelDeployment) -> types.ModelDeployment:

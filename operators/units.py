@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from operators import build, cache, images, pods, rayserve, sight
+from operators import build, cache, engines, images, pods, rayserve, sight
 from operators.policy import problems, workers
 from penstock.api import types
 from penstock.api.crds import acceleratorprofile, modeldeployment
@@ -29,6 +29,28 @@ _COUNT = (
     "import ray, sys; ray.init(address='auto', log_to_driver=False); "
     "sys.exit(sum(n['Alive'] for n in ray.nodes()) < {nodes})"
 )
+
+# The name of the head goes with its unit at once, while its Pod still drains: the address is kept from the beginning.
+_HEAD = "/tmp/penstock-head"
+_KEEP_HEAD = f"""import os, socket
+with open("{_HEAD}", "w") as kept:
+    kept.write(socket.getaddrinfo(os.environ["FQ_RAY_IP"], None)[0][4][0])
+"""
+# A rank that is told to end (its node is drained, or the unit goes) stays for as long as the engine on the head answers, which
+# ends when its last stream has: without the rank they would be cut. The kubelet ends the wait with the Pod's time.
+_RANK_PRE_STOP = f"""import time, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({{}}))
+missed = 0
+while missed < 3:
+    try:
+        address = open("{_HEAD}").read()
+        host = "[" + address + "]" if ":" in address else address
+        opener.open("http://" + host + ":{engines.ENGINE_PORT}/health", timeout=10).close()
+        missed = 0
+    except Exception:
+        missed += 1
+    time.sleep(0.5)
+"""
 
 
 def document(
@@ -77,7 +99,11 @@ def _unit(
     engine = head["containers"][0]
     serve = shlex.join(engine["command"])
     rank = {key: value for key, value in engine.items() if key not in ("lifecycle", "ports") and "Probe" not in key}
-    rank |= {"name": "rank", "command": ["/bin/bash", "-c", f"exec {_RAY_START}"]}
+    rank |= {
+        "name": "rank",
+        "command": ["/bin/bash", "-c", f"python3 -c {shlex.quote(_KEEP_HEAD)}; exec {_RAY_START}"],
+        "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", _RANK_PRE_STOP]}}},
+    }
     count = shlex.quote(_COUNT.format(nodes=nodes))
     # All ranks or none: the engine begins when every node has joined.
     engine["command"] = [

@@ -94,6 +94,7 @@ def real_vllm(context: click.Context, /, json_to: str | None, **given: Any) -> N
                 "two_engines": {each.load: dataclasses.asdict(each) for each in found.orders},
                 "rows": [row.as_json() for row in rows],
                 "ranks": ranks,
+                "paces_ms": found.paces,
             },
             json_to,
         )
@@ -112,6 +113,8 @@ def real_vllm(context: click.Context, /, json_to: str | None, **given: Any) -> N
         ]
         output.table(means, ("load", "policy", "mean", "measured, ms", "simulated, ms"), "two engines")
         output.table(ranks, ("load", "by", "better", "worse", "order in the simulator"))
+        paces = [(part, " ".join(f"{each:.2f}" for each in took)) for part, took in found.paces.items()]
+        output.table(paces, ("part", "processor time of the same small computation, ms"), "the machine's own pace")
     good = all(row.met is not False for row in rows) and all(order != "OTHER" for *_, order in ranks)
     if not good and found.drift > vllm.STEADY:
         click.echo(f"the machine changed its speed by {found.drift:.0%} during the run: it says nothing", err=True)

@@ -65,13 +65,16 @@ def compare(
 
 # Means that differ by less are a tie: two plays of one policy on real engines differ by that much.
 TIE = 0.05
+# A predicted latency may be off by so much, and with it what lies between two of them.
+OFF = 0.2
 
 
 def orders(measured: Mapping[str, Sequence[float]], predicted: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """Each pair of names, the better by the mean of its rounds first, and what the prediction says of them.
 
-    `same` order, a `tie` (in both the two differ by less than `TIE`), the `OTHER` one, or `unsettled`: the prediction has the
-    other order, and the measured rounds themselves do not agree on one.
+    `same` order, a `tie` (in both the two differ by less than `TIE`), `level` (they do in the prediction, which says nothing
+    of their order, and differ by less than `OFF` as measured), the `OTHER` one, or `unsettled`: the prediction has the other
+    order, and the measured rounds themselves do not agree on one.
     """
     means = {name: statistics.fmean(rounds) for name, rounds in measured.items()}
     ranked = sorted(means, key=means.__getitem__)
@@ -92,4 +95,10 @@ def _verdict(better: str, worse: str, measured: Mapping[str, Sequence[float]], p
 def _order(measured: tuple[float, float], predicted: tuple[float, float]) -> str:
     if predicted[0] < predicted[1]:
         return "same"
-    return "tie" if all(max(pair) < (1.0 + TIE) * min(pair) for pair in (measured, predicted)) else "OTHER"
+    if not _within(TIE, predicted) or not _within(OFF, measured):
+        return "OTHER"
+    return "tie" if _within(TIE, measured) else "level"
+
+
+def _within(share: float, pair: tuple[float, float]) -> bool:
+    return max(pair) < (1.0 + share) * min(pair) or max(pair) == min(pair)

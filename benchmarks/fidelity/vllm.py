@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import pathlib
 import random
@@ -13,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.fidelity import agents, awake, fleet, table
+from benchmarks.fidelity import agents, awake, fleet, pace, table
 from penstock import perf
 from penstock.api import types
 from penstock.workload import request
@@ -36,6 +37,9 @@ _LONG_SHARE, _LONG_TOKENS = 0.1, 200
 # With the tiniest model the engine's Python takes all of a step, and its output waits for the interpreter's lock, often until
 # the answer's end. This one has steps of several ms in which the lock is free, as every real model has.
 _SHAPE = tiny_model.Shape(hidden=512, layers=4, heads=16, inner=1024)
+
+# Notes the machine's pace while something of this name is done.
+Timed = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,29 +93,38 @@ class Found:
     alone_simulated: tuple[dict[str, Any], dict[str, Any]]
     """By what was calibrated before the play, and after it."""
     orders: Sequence[Order]
+    paces: dict[str, list[float]]
+    """Of the machine, by what ran meanwhile, ms: like is compared with like, for what runs slows the machine down itself."""
 
     @property
     def drift(self) -> float:
-        """By how much the two predictions of the middle TTFT and E2E differ: the machine's speed changed as much meanwhile."""
+        """By how much the machine changed its speed in a part of the run.
+
+        The two predictions of the middle TTFT and E2E tell it, and the machine's own pace.
+        """
         before, after = self.alone_simulated
-        pairs = [(before[latency]["p50"], after[latency]["p50"]) for latency in table.LATENCIES]
-        return max(max(pair) / min(pair) for pair in pairs) - 1.0
+        pairs = [[before[latency]["p50"], after[latency]["p50"]] for latency in table.LATENCIES]
+        return max(pace.spread(each) for each in (*pairs, *self.paces.values()))
 
 
 async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
     """All of it; some fifteen minutes. Raises fleet.FleetError."""
-    with awake.processors() as asleep, tempfile.TemporaryDirectory(prefix="fid-") as name:
+    machine, paces = pace.Pace(), {name: list[float]() for name in ("calibration", "one engine", "sessions", "busy")}
+    with awake.processors() as asleep, machine.held(), tempfile.TemporaryDirectory(prefix="fid-") as name:
         if asleep:
             tell(asleep)
         folder = pathlib.Path(name)
         path = folder / "profile.json"
         tiny_model.write(folder / "model", shape=_SHAPE)
         turns = agents.sessions(setting.sessions, setting.gap_s, setting.output_tokens)[: setting.turns]
-        alone, predicted = await _alone(folder, path, turns, tell)
+        alone, predicted = await _alone(folder, path, turns, tell, lambda name: machine.of(paces[name]))
         profile = perf.load_profile(str(path))
         answer_s = statistics.fmean(each["e2e_ms"]["mean"] for each in predicted) / 1000.0
-        orders = [await _order(folder, path, each, tell) for each in loads(setting, answer_s)]
-        return Found(profile, alone, predicted, orders)
+        orders = [
+            await _order(folder, path, each, tell, lambda name: machine.of(paces[name]))
+            for each in loads(setting, answer_s)
+        ]
+        return Found(profile, alone, predicted, orders, paces)
 
 
 def loads(setting: Setting, answer_s: float) -> list[Load]:
@@ -137,7 +150,11 @@ def _some_long(turns: Sequence[request.TraceRequest], seed: int) -> list[request
 
 
 async def _alone(
-    folder: pathlib.Path, path: pathlib.Path, turns: Sequence[request.TraceRequest], tell: Callable[[str], None]
+    folder: pathlib.Path,
+    path: pathlib.Path,
+    turns: Sequence[request.TraceRequest],
+    tell: Callable[[str], None],
+    timed: Timed,
 ) -> tuple[dict[str, Any], tuple[dict[str, Any], dict[str, Any]]]:
     """Calibrates one engine, writes its profile, plays the sessions on it, without a gateway between, and calibrates again."""
     engine = types.EngineSpec(kind="vllm", settings=_SETTINGS | {"model_path": str(folder / "model")})
@@ -149,12 +166,15 @@ async def _alone(
         # measured after as long a one as the middle request of the play finds.
         await _calibrate(url, path, 0.0, tell)
         pause_s = idle_s(turns, _simulate(path, turns, 1, "round-robin")["e2e_ms"]["mean"] / 1000.0)
-        await _calibrate(url, path, pause_s, tell)
+        with timed("calibration"):
+            await _calibrate(url, path, pause_s, tell)
         before = _simulate(path, turns, 1, "round-robin")
         await _reset([url])
-        played = await _play(folder, url, turns)
+        with timed("one engine"):
+            played = await _play(folder, url, turns)
         again = path.with_name("again.json")
-        await _calibrate(url, again, pause_s, tell)
+        with timed("calibration"):
+            await _calibrate(url, again, pause_s, tell)
         return played, (before, _simulate(again, turns, 1, "round-robin"))
 
 
@@ -180,7 +200,9 @@ def idle_s(turns: Sequence[request.TraceRequest], answer_s: float) -> float:
     return statistics.median(found)
 
 
-async def _order(folder: pathlib.Path, profile: pathlib.Path, load: Load, tell: Callable[[str], None]) -> Order:
+async def _order(
+    folder: pathlib.Path, profile: pathlib.Path, load: Load, tell: Callable[[str], None], timed: Timed
+) -> Order:
     """Plays a load on two engines under each policy, in turn; caches and gateway begin empty."""
     path = load.profile(profile, folder)
     settings = _SETTINGS | {"model_path": str(folder / "model"), "max_num_seqs": load.max_num_seqs}
@@ -191,7 +213,8 @@ async def _order(folder: pathlib.Path, profile: pathlib.Path, load: Load, tell: 
             for policy in POLICIES[number % 3 :] + POLICIES[: number % 3]:
                 async with fleet.gateway(folder, redis_url, policy, 2) as (url, engines):
                     await _reset(engines)
-                    figures = await _play(folder, url, turns)
+                    with timed(load.name):
+                        figures = await _play(folder, url, turns)
                 found[policy].append(figures)
                 said = f"TTFT {figures['ttft_ms']['mean']:.1f} ms, E2E {figures['e2e_ms']['mean']:.1f} ms"
                 tell(f"{load.name}, {policy}: {said}")

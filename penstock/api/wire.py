@@ -1,6 +1,6 @@
 """Redis keys and messages, version 1.
 
-Every key starts with `penstock:v1:{<namespace>}:`; the braces keep a namespace in one slot of a Redis Cluster, so that
+Every key but one starts with `penstock:v1:{<namespace>}:`; the braces keep a namespace in one slot of a Redis Cluster, so that
 scripts may touch several of its keys. A change that an older reader cannot take gets a new version and both are
 written for one release.
 
@@ -13,6 +13,11 @@ from __future__ import annotations
 import msgspec
 
 VERSION = 1
+
+
+def told(operators: str) -> str:
+    """Set: `<namespace>/<name>` of each deployment that these operators have put into its fleet's hash, of all fleets."""
+    return f"penstock:v{VERSION}:told:{operators}"
 
 
 class Keys:

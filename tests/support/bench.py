@@ -104,6 +104,10 @@ class Bench:
             )
             await self.registry.register(record, 600.0)
 
+    async def told(self) -> set[str]:
+        """Names of the deployments that gateways know."""
+        return {each.decode() for each in await self.link.client.hkeys(wire.Keys(self.namespace).deployments)}
+
     async def states(self) -> dict[str, str]:
         """What the registry says."""
         return {each.record.id: str(each.record.state) for each in await self.registry.snapshot()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import itertools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -53,11 +54,13 @@ class Case:
     rule: RuleAt
     bad: Object
     field: str
+    # Where a rule is broken in more than one way.
+    way: str = ""
 
     @property
     def id(self) -> str:
         """Name of the test."""
-        return f"{self.rule.kind}-{self.rule.path}-{self.rule.message[:40]}"
+        return f"{self.rule.kind}-{self.rule.path}-{self.rule.message[:40]}{self.way and '-'}{self.way}"
 
 
 def rules() -> list[RuleAt]:
@@ -79,8 +82,13 @@ def _rules_below(kind: str, path: str, node: Object) -> Iterator[RuleAt]:
 
 
 def cases() -> list[Case]:
-    """One bad object for each rule that looks at one object alone. Raises AssertionError where a rule has none."""
-    return [_case(rule) for rule in rules() if not rule.transition]
+    """Bad objects for each rule that looks at one object alone. Raises AssertionError where a rule has none."""
+    found = []
+    for rule in rules():
+        if not rule.transition:
+            found.append(_case(rule))
+            found += [_with_two(rule, first, second) for first, second in itertools.combinations(_one_of(rule), 2)]
+    return found
 
 
 def changes() -> list[tuple[RuleAt, Object, Object]]:
@@ -153,8 +161,8 @@ def _break(rule: RuleAt, bad: Object) -> None:
         put(bad, rule.path, {"-": "x"})
     elif rule.message.startswith("Penstock sets"):
         put(bad, rule.path, ["--port=1"])
-    elif match := re.fullmatch(r"exactly one of (.*) must be given", rule.message):
-        for name in match[1].split(", "):
+    elif names := _one_of(rule):
+        for name in names:
             here.pop(name, None)
     elif re.fullmatch(r"each \S+ may appear once", rule.message):
         put(bad, rule.path, [here[0]] * 2)
@@ -163,6 +171,40 @@ def _break(rule: RuleAt, bad: Object) -> None:
     else:
         raise AssertionError(f"no bad object for {rule.kind} {rule.path}: {rule.message}")
 
+
+def _one_of(rule: RuleAt) -> list[str]:
+    """Fields of which exactly one must be given; none where the rule is another."""
+    match = re.fullmatch(r"exactly one of (.*) must be given", rule.message)
+    return match[1].split(", ") if match else []
+
+
+def _with_two(rule: RuleAt, first: str, second: str) -> Case:
+    """Two fields are given of which one must be."""
+    case = _case(rule)
+    for name in (first, second):
+        put(case.bad, f"{rule.path}.{name}", _GIVEN[name])
+    return dataclasses.replace(case, way=f"{first}+{second}")
+
+
+# A value for each field that excludes others.
+_GIVEN: dict[str, Any] = {
+    "hub": {"repo": "org/model"},
+    "objectStore": {"uri": "s3://bucket/model"},
+    "volume": {"claimName": "weights"},
+    "path": "/models/x",
+    "nodePath": "/var/cache/models",
+    "claimName": "weights",
+    "value": "x",
+    "secretKeyRef": {"name": "secret", "key": "key"},
+    "replicas": 1,
+    "percent": 50,
+    "onDemand": {},
+    "watts": 1000,
+    "derived": {},
+    "redfish": {"url": "https://pdu.example.com", "credentials": {"name": "pdu"}},
+    "prometheus": {"url": "http://prometheus:9090", "query": "power"},
+    "members": "Sum",
+}
 
 # What breaks a rule that only one object has: paths below the object that carries it.
 _BY_MESSAGE: dict[str, Object] = {

@@ -1,4 +1,4 @@
-"""KubeRay as tests play it: each RayCluster gets its Pods at once, and they go with it."""
+"""KubeRay as tests play it: each RayCluster or RayService gets its Pods at once, and they go with it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ Object = dict[str, Any]
 
 
 def install(server: api.Api, folder: pathlib.Path) -> None:
-    """The definition of RayClusters, established."""
-    # The fast loader: the file has 900 kB.
+    """The definitions of RayClusters and RayServices, established."""
+    # The fast loader: a file has 900 kB.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    document = yaml.load((folder / "ray.io_rayclusters.yaml").read_text(), Loader=loader)
-    assert server.create(document, "").status_code in (201, 409)
-    until(lambda: server.get(sight.UNIT.path()).is_success, what="RayClusters")
+    for kind in Played.kinds:
+        document = yaml.load((folder / f"ray.io_{kind.plural}.yaml").read_text(), Loader=loader)
+        assert server.create(document, "").status_code in (201, 409)
+    until(lambda: all(server.get(kind.path()).is_success for kind in Played.kinds), what="KubeRay's kinds")
 
 
 class Played:
     """The units of one namespace."""
 
-    kinds = (sight.UNIT,)
+    kinds = (sight.UNIT, sight.SERVED)
 
     def __init__(self, server: api.Api, namespace: str) -> None:
         self._server, self._namespace = server, namespace
@@ -35,7 +36,7 @@ class Played:
         self._pods: dict[str, list[str]] = {}
 
     def units(self) -> dict[str, Object]:
-        """RayClusters by name, as of the last `act`."""
+        """RayClusters and RayServices by name, as of the last `act`."""
         return self._units
 
     def pods_of(self, unit: str) -> list[str]:
@@ -44,7 +45,7 @@ class Played:
 
     def act(self) -> set[str]:
         """One look: makes what is missing, and takes what has lost its unit; the names of all Pods of units."""
-        found = self._server.get(sight.UNIT.path(self._namespace)).json()["items"]
+        found = [each for kind in self.kinds for each in self._server.get(kind.path(self._namespace)).json()["items"]]
         self._units = {each["metadata"]["name"]: each for each in found}
         for name in self._pods.keys() - self._units.keys():
             for pod in self._pods.pop(name):
@@ -54,9 +55,10 @@ class Played:
         return {pod for names in self._pods.values() for pod in names}
 
     def _made(self, unit: Object) -> list[str]:
-        spec, meta = unit["spec"], unit["metadata"]
+        # A RayService has its Pods by a cluster of another name.
+        spec, meta = unit["spec"].get("rayClusterConfig", unit["spec"]), unit["metadata"]
         owner = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "name": meta["name"], "uid": meta["uid"]}
-        parts = [("head", spec["headGroupSpec"]), *(("worker", each) for each in spec["workerGroupSpecs"])]
+        parts = [("head", spec["headGroupSpec"]), *(("worker", each) for each in spec.get("workerGroupSpecs", ()))]
         names = []
         for part, group in parts:
             template = group["template"]

@@ -48,9 +48,12 @@ class OperatorProcess:
             **{f"PENSTOCK_OPERATOR_{key}": value for key, value in environment.items()},
         }
         self._process: subprocess.Popen[bytes] | None = None
+        # How often it was started.
+        self.starts = 0
 
     def start(self) -> None:
         """Returns at once."""
+        self.starts += 1
         self._address.unlink(missing_ok=True)
         with open(self._folder / "log", "ab") as log:
             argv = processes.die_with_parent([sys.executable, "-m", "operators"])

@@ -46,12 +46,13 @@ parser.add_argument("--served-model-name")
 parser.add_argument("--port")
 parser.add_argument("--tensor-parallel-size", type=int, default=1)
 given, _ = parser.parse_known_args()
-import ray
-ray.init(address="auto", log_to_driver=False)
-nodes = sum(node["Alive"] for node in ray.nodes())
-ray.shutdown()
-if nodes < given.tensor_parallel_size:
-    sys.exit(f"{nodes} nodes of {given.tensor_parallel_size} are there")
+if given.tensor_parallel_size > 1:
+    import ray
+    ray.init(address="auto", log_to_driver=False)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    ray.shutdown()
+    if nodes < given.tensor_parallel_size:
+        sys.exit(f"{nodes} nodes of {given.tensor_parallel_size} are there")
 python = "/opt/penstock/bin/python"
 argv = [python, "-m", "workers.sim", "--model", given.served_model_name, "--host", "0.0.0.0", "--port", given.port]
 os.execv(python, argv)

@@ -53,7 +53,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Async
     await server.start()
     link = redis.RedisLink(server.url, clocks.SystemClock())
     await link.start()
-    yield Place(published.InRedis(link.client), link)
+    yield Place(published.InRedis(link.client, lambda: "a"), link)
     await link.stop()
     await server.stop()
 
@@ -81,6 +81,27 @@ async def test_the_last_word_counts(place: Place) -> None:
     assert await place.told() == {}
 
 
+async def test_what_was_told_is_remembered(place: Place) -> None:
+    """By namespace and name, until it is taken back: another operator learns of those that went while none ran."""
+    for name, namespace in (("tiny", "models"), ("tiny", "others"), ("big", "others")):
+        await place.target.put(resource(name, namespace))
+    assert await place.target.names() == {("models", "tiny"), ("others", "tiny"), ("others", "big")}
+    await place.target.remove("others", "tiny")
+    assert await place.target.names() == {("models", "tiny"), ("others", "big")}
+
+
+async def test_others_operators_are_let_be(tmp_path: pathlib.Path) -> None:
+    """Those of another cluster that use the same Redis have told of what this one does not know."""
+    server = embedded_redis.EmbeddedRedis(tmp_path, clocks.SystemClock())
+    await server.start()
+    link = redis.RedisLink(server.url, clocks.SystemClock())
+    await link.start()
+    await published.InRedis(link.client, lambda: "a").put(resource())
+    assert await published.InRedis(link.client, lambda: "b").names() == set()
+    await link.stop()
+    await server.stop()
+
+
 async def test_without_redis_it_is_worth_another_try(tmp_path: pathlib.Path) -> None:
     """A Redis that is away raises a retryable error."""
     server = embedded_redis.EmbeddedRedis(tmp_path, clocks.SystemClock())
@@ -88,5 +109,7 @@ async def test_without_redis_it_is_worth_another_try(tmp_path: pathlib.Path) -> 
     link = redis.RedisLink(server.url, clocks.SystemClock())
     await server.stop()
     with pytest.raises(errors.RetryableError):
-        await published.InRedis(link.client).put(resource())
+        await published.InRedis(link.client, lambda: "a").put(resource())
+    with pytest.raises(errors.RetryableError):
+        await published.InRedis(link.client, lambda: "a").names()
     await link.stop()

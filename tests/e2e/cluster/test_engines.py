@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 import openai
 import pytest
 
-from tests.cluster import tools
-from tests.cluster.node import image, session
+from tests.cluster import flags, tools
+from tests.cluster.node import image, layers, session
 from tests.e2e.cluster import installed
+from tests.support import model_servers
 from tests.support.load import Load
 from workers.vllm import install, tiny_model
 
@@ -48,7 +51,7 @@ def deployment(name: str, **spec: Any) -> dict[str, Any]:
         "apiVersion": "penstock.dev/v1alpha1",
         "kind": "ModelDeployment",
         "metadata": {"name": name},
-        "spec": {"replicas": 1, "drain": {"timeout": "20s"}, **spec},
+        "spec": {"replicas": 1, "drain": {"timeout": "20s"}} | spec,
     }
 
 
@@ -100,6 +103,36 @@ def test_a_real_vllm_answers(release: tools.Tools, cluster: session.RealCluster)
     assert hooks == [], "the engine's container waited for the agent"
 
 
+def test_a_model_is_fetched_once_for_the_workers_of_a_node(
+    release: tools.Tools, cluster: session.RealCluster, kuberay_operator: None
+) -> None:
+    """From a hub into a folder of the node: the second worker, and those of another day, find it there."""
+    # The nodes are one machine here, so both have the same folder.
+    cache = cluster.folder / "model-cache"
+    cache.mkdir()
+    os.chown(cache, layers.USER, layers.USER)
+    with model_servers.running(flags.NODE_GATEWAY) as hub:
+        wanted = {"repo": "org/model", "revision": "abc", "endpoint": hub.url}
+        model = {"name": "kept", "source": {"hub": wanted}, "cache": {"nodePath": str(cache), "sizeLimit": "1Gi"}}
+        engine = {"kind": "vllm", "image": image.RAY, "resources": {"cpu": "200m", "memory": "1Gi"}}
+        whole = deployment("kept", model=model, engine=engine, replicas=2)
+        release.apply(whole)
+        release.wait("--for=condition=Ready", "md/kept", timeout_s=180)
+        files = [f"/org/model/resolve/abc/{name}" for name in model_servers.FILES]
+        assert sorted(path for path in hub.asked if "/resolve/" in path) == sorted(files)
+        answer(release, "kept")
+        asked = len(hub.asked)
+        release.kubectl("delete", "md/kept", "--timeout=120s", timeout_s=150)
+        release.apply(whole)
+        release.wait("--for=condition=Ready", "md/kept", timeout_s=180)
+        assert len(hub.asked) == asked
+    (folder,) = [each for each in cache.iterdir() if each.is_dir()]
+    found = {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*.*") if each.is_file()}
+    assert {name: found[name] for name in model_servers.FILES} == model_servers.FILES
+    assert (folder.stat().st_uid, folder.stat().st_mode & 0o002) == (layers.USER, 0)
+    release.kubectl("delete", "md/kept", "--timeout=120s", timeout_s=150)
+
+
 def test_a_worker_of_two_nodes_lives_and_ends_as_one(release: tools.Tools, kuberay_operator: None) -> None:
     """Its ranks are real Ray Pods of one RayCluster (the engine on them is simulated); a lost rank rebuilds all of it."""
     release.apply(wide())
@@ -111,6 +144,37 @@ def test_a_worker_of_two_nodes_lives_and_ends_as_one(release: tools.Tools, kuber
     release.kubectl("delete", "pod", lost["metadata"]["name"], "--grace-period=1")
     tools.until("all ranks are others", lambda: ready_ranks(release).isdisjoint(ranks) and ready_ranks(release), 240)
     release.wait("--for=condition=Ready", "md/wide", timeout_s=240)
+    answer(release, "wide")
+
+
+def test_a_rank_whose_node_is_drained_cuts_no_stream(release: tools.Tools, kuberay_operator: None) -> None:
+    """The rank stays until the streams of its unit have ended; then the unit is built anew."""
+    release.apply(wide())
+    release.wait("--for=condition=Ready", "md/wide", timeout_s=240)
+    before = units(release)
+    (rank,) = installed.pods(release, "penstock.dev/deployment=wide,ray.io/node-type=worker")
+    node = rank["spec"]["nodeName"]
+    client = openai.OpenAI(base_url=f"{installed.gateway_url(release)}/v1", api_key="none", max_retries=0)
+    messages: Any = [{"role": "user", "content": "Hello"}]
+    stream = client.chat.completions.create(
+        model="wide", messages=messages, max_tokens=8000, stream=True, extra_body={"ignore_eos": True}
+    )
+    chunks = iter(stream)
+    next(chunks)
+    with futures.ThreadPoolExecutor() as pool:
+        read = pool.submit(lambda: [each.choices[0].finish_reason for each in chunks if each.choices])
+        ranks = "--pod-selector=penstock.dev/deployment=wide,ray.io/node-type=worker"
+        try:
+            release.kubectl(
+                "drain", node, ranks, "--ignore-daemonsets", "--delete-emptydir-data", "--force", timeout_s=120
+            )
+            assert read.done(), "the rank went before the stream had ended"
+        finally:
+            release.kubectl("uncordon", node)
+        assert read.result()[-1] == "length"
+    tools.until("another unit", lambda: not set(before) & set(units(release)) and settled(release, 1), 240)
+    hooks = [each for each in release.get("events") if each["reason"] == "FailedPreStopHook"]
+    assert [each for each in hooks if each["involvedObject"]["uid"] == rank["metadata"]["uid"]] == []
     answer(release, "wide")
 
 
@@ -146,6 +210,7 @@ def wide() -> dict[str, Any]:
         model={"name": "wide", "source": {"path": "/usr"}},
         engine=engine | {"env": [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}]},
         parallelism={"tensor": 2, "nodes": 2},
+        drain={"timeout": "60s"},
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import json
 import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -112,6 +114,46 @@ def test_a_roll_out_loses_no_request(fleet: tools.Tools) -> None:
     assert load.problems == []
     kept = fleet.get("controllerrevisions", "-l", WORKERS)
     assert {each["metadata"]["labels"]["penstock.dev/revision"] for each in kept} >= {before, rolled_out(fleet)}
+
+
+def test_a_slower_revision_is_rolled_back(fleet: tools.Tools) -> None:
+    """Under load its canary misses the target that the others meet: it is taken back, the rest never sees it, none fails."""
+    before = rolled_out(fleet)
+    # By turns, or the gateways would hardly use the slow one.
+    spec: dict[str, Any] = {
+        "engine": {"args": ["--slowdown=30"]},
+        "sloClasses": [{"name": "chat", "e2e": "500ms", "quantile": 0.5}],
+        "rollout": {"canary": {"percent": 50, "watchFor": "10m"}},
+        "routing": {"profile": "round-robin"},
+    }
+    slow: list[int] = []
+
+    def taken_back() -> bool:
+        found = [each["metadata"]["labels"]["penstock.dev/revision"] for each in fleet.get("pods", "-l", WORKERS)]
+        slow.append(len(found) - found.count(before))
+        return bool(fleet.get("md", "tiny")["status"]["rollout"].get("rejected"))
+
+    with Load(installed.gateway_url(fleet), "tiny") as load:
+        patch(fleet, spec)
+        tools.until("taken back", taken_back, 240)
+        tools.until("two workers of before", lambda: revisions(fleet) == [before, before], 120)
+    assert load.problems == []
+    assert max(slow) == 1
+    [progress] = [each for each in fleet.get("md", "tiny")["status"]["conditions"] if each["type"] == "Progressing"]
+    assert progress["reason"] == "RolloutRolledBack" and "latencies are worse" in progress["message"]
+    # What a person does then.
+    patch(fleet, dict.fromkeys(spec) | {"engine": {"args": None}})
+    tools.until("as before", lambda: rolled_out(fleet) == before, 60)
+
+
+def patch(fleet: tools.Tools, spec: dict[str, Any]) -> None:
+    """Fields that are None go."""
+    fleet.kubectl("patch", "md/tiny", "--type=merge", "-p", json.dumps({"spec": spec}))
+
+
+def revisions(fleet: tools.Tools) -> list[str]:
+    """Of the workers that are ready."""
+    return [each["metadata"]["labels"]["penstock.dev/revision"] for each in workers(fleet)]
 
 
 def rolled_out(fleet: tools.Tools) -> str:

@@ -12,12 +12,13 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from operators import kube
+from operators import kube, sight
 from penstock.api.crds import schema
 from tests.cluster import api, binaries, control_plane
 from tests.support import bench as benches
-from tests.support import custom_resources
+from tests.support import custom_resources, kuberay
 from tests.support.bench import Bench
+from tests.support.operator_process import until
 from tests.support.stage import Stage
 
 _KUBECONFIG = "PENSTOCK_TEST_KUBECONFIG"
@@ -81,6 +82,34 @@ def _until_established(client: api.Api, name: str, deadline_s: float = 30.0) -> 
             return
         assert time.monotonic() < late_s, conditions
         time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def gateway_api(server: api.Api) -> None:
+    """The definitions of Gateway API and its inference extension, as their modules have them."""
+    if _KUBECONFIG in os.environ:
+        pytest.skip("definitions are installed on control planes of our own only")
+    try:
+        programs = binaries.find(os.environ)
+        files = [*programs.path("gateway-api").glob("*.yaml"), *programs.path("inference-extension").glob("*.yaml")]
+    except binaries.Unavailable as exc:
+        pytest.skip(str(exc))
+    for document in (each for file in files for each in yaml.safe_load_all(pathlib.Path(file).read_text()) if each):
+        if document["kind"] == "CustomResourceDefinition":
+            assert server.apply(document).is_success
+    paths = [kind.path() for kind in (sight.ROUTE, sight.POOL)]
+    until(lambda: all(server.get(path).is_success for path in paths), what="routes and pools")
+
+
+@pytest.fixture(scope="session")
+def rayclusters(server: api.Api) -> None:
+    """KubeRay's definitions."""
+    if _KUBECONFIG in os.environ:
+        pytest.skip("definitions are installed on control planes of our own only")
+    try:
+        kuberay.install(server, binaries.find(os.environ).path("kuberay-crds"))
+    except binaries.Unavailable as exc:
+        pytest.skip(str(exc))
 
 
 @pytest.fixture

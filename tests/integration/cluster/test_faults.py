@@ -15,7 +15,7 @@ import pytest
 from operators import history, kube, pods, sight
 from penstock.api import types
 from penstock.runtime import errors
-from tests.cluster import api, binaries, faults
+from tests.cluster import api, faults
 from tests.cluster.faults import Fault
 from tests.support import end_state, kuberay
 from tests.support.clocks import HastyClock
@@ -37,6 +37,8 @@ class Run:
         self.stage = Stage(server, self.direct, self.name)
         self.kuberay = kuberay.Played(server, self.name)
         self.clock = HastyClock()
+        # Kinds of Gateway API that there are.
+        self.routing: tuple[sight.Kind, ...] = ()
         self.deaths = 0
         self.most = 0
         # Writes while the rule held.
@@ -51,7 +53,7 @@ class Run:
         client = kube.KubeClient(
             access.server, access.ssl_context(), access.token, timeout_s=self._timeout_s, clock=self.clock
         )
-        self.stage.optional = self.kuberay.kinds
+        self.stage.optional = (*self.kuberay.kinds, *self.routing)
         self.operator = self.stage.another(client)
         assert self.stage.server.create(document, "").is_success
         try:
@@ -64,6 +66,9 @@ class Run:
 
     async def play(self, story: Story) -> Any:
         """What happens in a story, at first without faults; the state at the end."""
+        if story.routed:
+            self.routing = (sight.POOL, sight.ROUTE)
+            self.stage.host = dataclasses.replace(self.stage.host, picker=f"{self.name}/gateways:9002")
         async with self.living():
             for step in story.before:
                 await self._until_settled(await step(self))
@@ -92,7 +97,7 @@ class Run:
 
     async def _until_settled(self, wanted: int) -> None:
         for _ in range(120):
-            settled = False
+            settled, before = False, self.stage.deployment()
             try:
                 settled = (await self.operator.reconcile(self.name, "m")).settled
             except errors.RetryableError:
@@ -102,11 +107,21 @@ class Run:
                     self.operator, self.proxy.dead = self.stage.another(self.direct), False
             found = self._workers()
             self.most = max(self.most, len(found))
-            if settled and len(found) == wanted:
+            if len(found) == wanted and (settled or self._is_given_up(found, before)):
                 return
             await self._hands(found)
             await self.stage.clock.advance(1)
         raise AssertionError(self.stage.deployment()["status"])
+
+    def _is_given_up(self, found: dict[str, Any], before: Any) -> bool:
+        """Whether a roll-out has failed, every worker is of the revision before, and the last pass had nothing more to say."""
+        now = self.stage.deployment()
+        if now != before or self.proxy.dead:
+            return False
+        status = now.get("status", {})
+        revisions = {each["metadata"]["labels"][pods.REVISION_LABEL] for each in found.values()}
+        whole = status.get("workers") == f"{len(found)}/{len(found)}"
+        return whole and bool(status["rollout"].get("rejected")) and revisions == {status["revision"]}
 
     def _workers(self) -> dict[str, Any]:
         """Pods and units by name; what KubeRay makes of units is there."""
@@ -120,7 +135,10 @@ class Run:
         known = {each.record.id: each.record for each in await self.stage.registry.snapshot()}
         for name, worker in found.items():
             drains = pods.DRAIN_ANNOTATION in worker["metadata"].get("annotations", {})
-            if name not in known and not drains:
+            if images_of(worker) == {BROKEN}:
+                waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
+                self.stage.pod_says(name, "Pending", containerStatuses=[waits("worker", waiting)])
+            elif name not in known and not drains:
                 for pod in self.kuberay.pods_of(name) or [name]:
                     self.stage.pod_says(pod, "Running", ready=True, podIP=f"10.0.0.{name[-1]}")
                 await self.stage.register(name)
@@ -133,6 +151,20 @@ class Run:
         """All that is left, in the API server and in the registry."""
         await self._hands(self._workers())
         return {**end_state.of(self.stage.server, self.name), "states": await self.stage.states()}
+
+
+# An image that no registry has.
+BROKEN = "penstock:broken"
+
+
+def images_of(worker: Any) -> set[str]:
+    """Of a Pod's containers; empty for units."""
+    return {each["image"] for each in worker["spec"].get("containers", ())}
+
+
+def waits(container: str, why: dict[str, str]) -> dict[str, Any]:
+    """The status of a container that is not started."""
+    return {"name": container, "image": "", "imageID": "", "ready": False, "restartCount": 0, "state": {"waiting": why}}
 
 
 # What a person does, and how many workers there are in the end.
@@ -149,6 +181,9 @@ class Story:
     most: int
     # Writes that it takes, so that a walk over nothing is noticed.
     writes: int
+    # Whether the cluster has Gateway API, and gateways their endpoint picker.
+    routed: bool = False
+    long: bool = False
 
 
 def creates(replicas: int, **spec: Any) -> Step:
@@ -178,6 +213,12 @@ async def scales_in(run: Run) -> int:
     return 1
 
 
+async def scales_out(run: Run) -> int:
+    """One more."""
+    run.stage.scale(2)
+    return 2
+
+
 async def undoes(run: Run) -> int:
     """Back to the revision before."""
     await history.History(run.direct, run.name, run.stage.clock).undo("m")
@@ -189,11 +230,18 @@ SPANNING = {
     "engine": {"kind": "vllm", "image": "vllm:first"},
     "parallelism": {"tensor": 2, "pipeline": 2, "nodes": 2},
 }
+CANARY = {"rollout": {"canary": {"percent": 50, "watchFor": "10s"}}}
+SERVED = {"hosting": "RayServe", "engine": {"kind": "sim", "image": "penstock:first"}}
+ROUTED = {"gateway": {"parentRefs": [{"name": "shared", "namespace": "infra"}]}}
 STORIES = {
     "grows": Story((), (creates(1), changes(1), changes(2)), 2, 25),
     "shrinks": Story((creates(2),), (scales_in,), 2, 5),
     "goes back": Story((creates(1), changes(1)), (undoes,), 2, 12),
     "spans nodes": Story((), (creates(1, **SPANNING), changes(1, "vllm:second", "vllm")), 2, 20),
+    "has a canary": Story((creates(2, **CANARY),), (changes(2),), 3, 10, long=True),
+    "is rolled back": Story((creates(2),), (changes(2, BROKEN),), 3, 5, long=True),
+    "is hosted by Ray Serve": Story((), (creates(1, **SERVED), changes(1)), 2, 15, long=True),
+    "has a route": Story((), (creates(1, **ROUTED), changes(1), scales_out), 2, 20, routed=True, long=True),
 }
 
 
@@ -225,30 +273,27 @@ def undisturbed(server: api.Api, access: api.Access, rayclusters: None) -> Undis
     return Undisturbed(server, access)
 
 
-@pytest.fixture(scope="session")
-def rayclusters(server: api.Api) -> None:
-    """KubeRay's definition of RayClusters."""
-    if "PENSTOCK_TEST_KUBECONFIG" in os.environ:
-        pytest.skip("definitions are installed on control planes of our own only")
-    try:
-        kuberay.install(server, binaries.find(os.environ).path("kuberay-crds"))
-    except binaries.Unavailable as exc:
-        pytest.skip(str(exc))
-
-
 # Before a write is after the one before it: one moment is enough to be at every boundary.
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("name", "moment"),
     [
         ("grows", "before"), ("grows", "after"), ("shrinks", "after"), ("goes back", "after"), ("spans nodes", "after"),
+        *(pytest.param(name, "after", marks=pytest.mark.long) for name, story in STORIES.items() if story.long),
     ],
 )  # fmt: skip
 async def test_killed_at_every_command_boundary(
-    server: api.Api, access: api.Access, undisturbed: Undisturbed, name: str, moment: str
+    request: pytest.FixtureRequest,
+    server: api.Api,
+    access: api.Access,
+    undisturbed: Undisturbed,
+    name: str,
+    moment: str,
 ) -> None:
     """The operator dies at its n-th write, for every n; another goes on, and all is as if nothing had happened."""
     story = STORIES[name]
+    if story.routed:
+        request.getfixturevalue("gateway_api")
     wanted, writes = await undisturbed.of(name)
     assert writes > story.writes
 

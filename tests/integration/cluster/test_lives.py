@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from operators import pods, sight
 from penstock.api import types
+from penstock.runtime import tasks
 from tests.cluster import control_plane, faults
 from tests.cluster.faults import Fault
 from tests.support import bench as benches
@@ -23,6 +24,9 @@ from tests.support.bench import Bench
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 Trouble = Callable[[Bench], contextlib.AbstractAsyncContextManager[None]]
 _STEP_DEADLINE_S = 60.0
+# Of a roll-out of two workers and of one more after it.
+_LEAST_WRITES = 15
+_AT_ONCE = 5
 
 
 class Life:
@@ -34,12 +38,20 @@ class Life:
 
     async def play(self, trouble: Trouble) -> dict[str, Any]:
         """Made, rolled out with the trouble in it, scaled out; the end."""
+        await self.begin()
+        async with trouble(self.bench):
+            await self.hands()
+        return await self.finish()
+
+    async def begin(self) -> None:
+        """Made, and a roll-out asked for."""
         self.bench.deploy("m", 2)
         await self.settled(2)
         change = {"spec": {"engine": {"kind": "sim", "image": "penstock:second"}}}
         assert self.bench.server.merge(self._path, change).is_success
-        async with trouble(self.bench):
-            await self.hands()
+
+    async def finish(self) -> dict[str, Any]:
+        """Rolled out and scaled out; the end."""
         await self.settled(2)
         self.bench.scale("m", 3)
         await self.settled(3)
@@ -178,3 +190,60 @@ async def test_the_end_is_that_of_an_undisturbed_life(
     if trouble in (slow, refusing):
         assert "not_leading" not in bench.operator.log(), "calls that get through late keep the Lease"
     assert life.most == 3, "two wanted and one more while they are replaced"
+
+
+async def killed_after(bench: Bench, number: int) -> tuple[dict[str, Any], int]:
+    """A life whose operator is killed when it has made its n-th write of the roll-out or after it: its end, and how many it made."""
+    life, written = Life(bench), 0
+    await life.begin()
+
+    def rule(request: faults.Request) -> Fault:
+        nonlocal written
+        # What the Lease says is no command.
+        if not request.writes or "/leases/" in request.path:
+            return Fault()
+        written += 1
+        return Fault(drop="after", dies=True) if written - 1 == number else Fault()
+
+    bench.proxy.rule = rule
+    finish = asyncio.create_task(life.finish())
+    try:
+        while not finish.done():
+            await asyncio.sleep(0.02)
+            if bench.proxy.dead:
+                await asyncio.to_thread(bench.operator.kill)
+                bench.proxy.dead = False
+                bench.operator.start()
+        end = await finish
+    finally:
+        await tasks.cancel([finish])
+    assert life.most == 3, number
+    return end, written
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+async def test_a_process_that_is_killed_after_each_of_its_writes(
+    tmp_path: pathlib.Path, breakable: control_plane.ControlPlane, undisturbed: dict[str, Any]
+) -> None:
+    """With its copies of the cluster and a registry in Redis: whichever write was its last, the end is the same."""
+    died = 0
+
+    async def one(number: int) -> int:
+        nonlocal died
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with benches.running(folder, breakable) as bench:
+            end, written = await killed_after(bench, number)
+            assert end == undisturbed, number
+            died += bench.operator.starts > 1
+            return written
+
+    writes = await one(-1)
+    print(f"{writes} writes")
+    for first in range(0, writes, _AT_ONCE):
+        async with asyncio.TaskGroup() as group:
+            for number in range(first, min(writes, first + _AT_ONCE)):
+                group.create_task(one(number))
+    # By what comes together, a life has a few statuses and events more than another.
+    assert writes >= _LEAST_WRITES and died > 0.8 * writes

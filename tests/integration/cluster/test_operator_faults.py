@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from operators import sight
+from penstock.api import wire
 from tests.cluster import faults
 from tests.cluster.faults import Fault
 from tests.support.bench import Bench
@@ -70,3 +71,24 @@ async def test_the_registry_is_followed(bench: Bench) -> None:
     await bench.registry.deregister("a-1", leaving.incarnation)
     took_s = await bench.until(lambda: bench.pods() == ["a-0"], 5.0)
     print(f"the Pod went {took_s:.2f} s after its worker had left")
+
+
+async def test_what_went_while_no_operator_ran_is_taken_back(bench: Bench) -> None:
+    """Nothing of it is left but what gateways were told; what others have told them stays."""
+    bench.deploy("a", 1)
+    async with asyncio.timeout(10):
+        while await bench.told() != {"a"}:
+            await asyncio.sleep(0.05)
+    await asyncio.to_thread(bench.operator.kill)
+    lease = bench.server.get(f"/apis/coordination.k8s.io/v1/namespaces/{bench.namespace}/leases/penstock-operator")
+    uid = lease.json()["metadata"]["uid"]
+    redis, keys = bench.link.client, wire.Keys(bench.namespace)
+    for name, operators in (("gone", uid), ("others", "another-cluster")):
+        await redis.hset(keys.deployments, name, await redis.hget(keys.deployments, "a"))
+        await redis.sadd(wire.told(operators), f"{bench.namespace}/{name}")
+    await redis.sadd(wire.told(uid), "elsewhere/gone")
+    bench.operator.start()
+    async with asyncio.timeout(30):
+        while await bench.told() != {"a", "others"}:
+            await asyncio.sleep(0.05)
+    assert await redis.smembers(wire.told(uid)) == {f"{bench.namespace}/a".encode(), b"elsewhere/gone"}

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import pathlib
 from typing import Any
 
 import pytest
-import yaml
 
 from operators import sight
 from penstock.runtime import errors
-from tests.cluster import api, binaries
-from tests.support.operator_process import until
 from tests.support.stage import Stage
 
 GATEWAY = {"parentRefs": [{"name": "shared", "namespace": "infra"}]}
-
-
-@pytest.fixture(scope="session")
-def gateway_api(server: api.Api) -> None:
-    """The definitions of Gateway API and its inference extension, as their modules have them."""
-    if "PENSTOCK_TEST_KUBECONFIG" in os.environ:
-        pytest.skip("definitions are installed on control planes of our own only")
-    try:
-        programs = binaries.find(os.environ)
-        files = [*programs.path("gateway-api").glob("*.yaml"), *programs.path("inference-extension").glob("*.yaml")]
-    except binaries.Unavailable as exc:
-        pytest.skip(str(exc))
-    for document in (each for file in files for each in yaml.safe_load_all(pathlib.Path(file).read_text()) if each):
-        if document["kind"] == "CustomResourceDefinition":
-            assert server.apply(document).is_success
-    paths = [kind.path() for kind in (sight.ROUTE, sight.POOL)]
-    until(lambda: all(server.get(path).is_success for path in paths), what="routes and pools")
 
 
 @pytest.fixture

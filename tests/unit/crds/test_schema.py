@@ -245,7 +245,8 @@ def test_drift_is_seen(tmp_path: pathlib.Path) -> None:
 
 def test_every_rule_has_a_bad_object() -> None:
     """The table of bad objects is built from the schemas: a rule without one ends it."""
-    assert len(support.cases()) + len(support.changes()) == len(support.rules())
+    first = [each for each in support.cases() if not each.way]
+    assert len(first) + len(support.changes()) == len(support.rules())
     assert len(support.rules()) > 80
 
 

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import http.server
+import pathlib
+import shlex
+import subprocess
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -56,7 +62,37 @@ def test_a_worker_of_two_nodes_is_one_ray_cluster() -> None:
     command = head["containers"][0]["command"][2]
     assert "< 2)" in command and command.index("until") < command.index("exec vllm serve")
     assert "--distributed-executor-backend ray" in command and "vllm serve" not in rank["command"][2]
-    assert "readinessProbe" not in rank and "lifecycle" not in rank
+    assert "readinessProbe" not in rank
+
+
+def test_a_rank_stays_until_the_engine_has_ended(tmp_path: pathlib.Path) -> None:
+    """Its hook ends soon after the head's engine does not answer any more, and not while it does, with its name gone too."""
+    _, found = units.document(deployment(), CREATE, HOST, profile())
+    [rank] = found["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"]
+    *_, script = rank["lifecycle"]["preStop"]["exec"]["command"]
+    begin = shlex.split(rank["command"][2].partition(";")[0])
+    assert begin[:2] == ["python3", "-c"]
+
+    def here(text: str) -> list[str]:
+        assert "/tmp/penstock-head" in text
+        return [sys.executable, "-c", text.replace("/tmp/penstock-head", str(tmp_path / "head"))]
+
+    subprocess.run(here(begin[2]), env={"FQ_RAY_IP": "localhost"}, check=True)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Healthy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        text = script.replace(":8000/health", f":{server.server_port}/health")
+        assert text != script
+        hook = subprocess.Popen(here(text), env={"FQ_RAY_IP": "gone.invalid"})
+        with pytest.raises(subprocess.TimeoutExpired):
+            hook.wait(2.5)
+        server.shutdown()
+    assert hook.wait(10) == 0
+
+
+class _Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
 
 
 def rank(name: str, kind: str, *, made: str = START, phase: str = "Running", **status: Any) -> dict[str, Any]:
