@@ -34,16 +34,11 @@ COMPONENTS = {"gateway": 2, "controller": 2, "operator": 2, "redis": 1}
 
 
 def install(
-    kube: tools.Tools,
-    folder: pathlib.Path,
-    *more: str,
-    verb: str = "install",
-    chart: pathlib.Path = CHART,
-    without: str = "",
+    kube: tools.Tools, folder: pathlib.Path, *more: str, verb: str = "install", chart: pathlib.Path = CHART
 ) -> str:
-    """`helm install` (or upgrade) into a namespace of its own; what helm prints. `without`: a value that the chart has not."""
+    """`helm install` (or upgrade) into a namespace of its own; what helm prints."""
     values = folder / "values.yaml"
-    values.write_text(yaml.safe_dump({name: value for name, value in VALUES.items() if name != without}))
+    values.write_text(yaml.safe_dump(VALUES))
     args = [verb, "penstock", str(chart), "--values", str(values), *more]
     args += ["--create-namespace"] if verb == "install" else []
     return kube.helm(*args, "--wait", "--timeout=180s")

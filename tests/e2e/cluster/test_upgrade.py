@@ -1,10 +1,9 @@
-"""From the chart as it was first to this one and back, on real nodes under load."""
+"""From the chart's version before this one to this one and back, on real nodes under load."""
 
 from __future__ import annotations
 
 import base64
 import pathlib
-import tarfile
 from collections.abc import Iterator
 
 import pytest
@@ -23,14 +22,12 @@ COMPONENTS = ("gateway", "controller", "operator", "redis")
 def release(
     cluster: session.RealCluster, kube: tools.Tools, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tools.Tools]:
-    """The first chart, with two workers that serve; its programs are of today."""
+    """The older version, with two workers that serve."""
     here = kube.within(SPACE)
     with cluster.entered():
-        first = tmp_path_factory.mktemp("first")
-        with tarfile.open(releases.FIRST) as archive:
-            archive.extractall(first, filter="data")
-        kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(first / "penstock" / "crds"))
-        installed.install(here, cluster.folder, chart=releases.FIRST, without="agents")
+        older = releases.older(tmp_path_factory.mktemp("older"))
+        kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(older / "crds"))
+        installed.install(here, cluster.folder, chart=older)
         here.apply(examples.example())
         here.wait("--for=condition=Ready", "md/tiny")
         yield here
@@ -45,10 +42,11 @@ def uids(release: tools.Tools, selector: str) -> set[str]:
     return {each["metadata"]["uid"] for each in installed.pods(release, selector)}
 
 
-def definitions_are_new(release: tools.Tools) -> bool:
-    """Whether they are those of this version: at first a profile did not show whether it is ready."""
-    version = release.get("crd", "acceleratorprofiles.penstock.dev")["spec"]["versions"][0]
-    return "Ready" in {each["name"] for each in version["additionalPrinterColumns"]}
+def definition_has_placement(release: tools.Tools) -> bool:
+    """Whether the definition is the one of this version."""
+    version = release.get("crd", "modeldeployments.penstock.dev")["spec"]["versions"][0]
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    return "placement" in spec
 
 
 def password(release: tools.Tools) -> str:
@@ -62,7 +60,7 @@ def test_an_upgrade_and_a_roll_back_lose_nothing(
     """Every component, Redis too, is replaced under load, twice: each stream is whole, workers stay the same Pods."""
     before = {each: uids(release, f"app.kubernetes.io/component={each}") for each in COMPONENTS}
     workers, secret = uids(release, "penstock.dev/deployment=tiny"), password(release)
-    assert len(workers) == 2 and not definitions_are_new(release)
+    assert len(workers) == 2 and not definition_has_placement(release)
     change = [f"{each}.pods.annotations.turn=new" for each in ("gateway", "controller", "operator", "redis.bundled")]
 
     with Load(installed.gateway_url(release), "tiny") as load:
@@ -71,7 +69,7 @@ def test_an_upgrade_and_a_roll_back_lose_nothing(
         tools.until("requests go on", lambda: len(load.outcomes) > 20)
     assert load.problems == []
     assert all(before[each].isdisjoint(upgraded[each]) for each in COMPONENTS), "a component was not replaced"
-    assert definitions_are_new(release), "the Job has brought the definitions to this version"
+    assert definition_has_placement(release), "the Job has brought the definitions to this version"
     assert uids(release, "penstock.dev/deployment=tiny") == workers
     assert password(release) == secret
 
