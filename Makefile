@@ -32,7 +32,7 @@ test: setup ## The tests (without the longest, and those that need real nodes, a
 	-@$(BIN)/python -m tests.cluster build
 	$(BIN)/python -m pytest -m "not vllm and not traces and not cluster and not long" $(PYTEST_ARGS)
 
-test-long: setup ## The longest: an hour's renewals without the API server, 250 deployments, what the images hold, their build where buildah is (9 minutes)
+test-long: setup ## The longest: an hour's renewals without the API server, 250 deployments, what the images hold, their build where buildah is (15 minutes)
 	-@$(BIN)/python -m tests.cluster build
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
@@ -49,7 +49,7 @@ test-cluster: setup ## The chart on real nodes: every component a Pod (root, con
 test-traces: setup ## Mooncake's trace on 8 workers and 2 gateways, with kills (3 minutes, PENSTOCK_TRACES=folder)
 	$(BIN)/python -m pytest -m traces -s $(PYTEST_ARGS)
 
-test-all: test test-cluster test-long ## What runs here without traces and vLLM engines: tests, real nodes, the longest (45 minutes)
+test-all: test test-cluster test-long ## What runs here without traces and vLLM engines: tests, real nodes, the longest (55 minutes)
 
 test-compiled: setup ## The gateway's tests on its compiled hot path (needs a C compiler)
 	$(BIN)/python tools/compile_hotpath.py --strict
