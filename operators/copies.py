@@ -175,7 +175,7 @@ def slim_pod(found: kube.Object) -> kube.Object:
     """What passes read of a Pod: ten thousand whole ones would be hundreds of MB."""
     meta = {key: value for key, value in found["metadata"].items() if key not in ("managedFields", "generateName")}
     status, spec = found.get("status", {}), found.get("spec", {})
-    kept = ("phase", "conditions", "containerStatuses", "initContainerStatuses", "podIP", "reason")
+    kept = ("phase", "conditions", "containerStatuses", "initContainerStatuses", "podIP", "reason", "message")
     return {
         "metadata": meta,
         "spec": {"nodeName": spec.get("nodeName", ""), **images.slim(spec)},

@@ -115,7 +115,9 @@ class DeploymentReconciler:
         if snapshot is None:
             return Outcome(True)
         now_s = self._clock.now_s()
-        problem = await self._keep_revisions(snapshot) or await self._act(snapshot, now_s)
+        unkept = await self._keep_revisions(snapshot)
+        refused = await self._act(snapshot, now_s, creates=unkept is None)
+        problem = unkept or refused
         kept = await keeping.keep(
             self._kube, self._sight, self._host, snapshot.deployment, snapshot.seen, snapshot.observed
         )
@@ -143,7 +145,8 @@ class DeploymentReconciler:
                 await self._published.remove(namespace, name)
             else:
                 await self._published.put(snapshot.deployment)
-        except errors.RetryableError as exc:
+        except errors.PenstockError as exc:
+            # Also a Redis that refuses to write: workers are kept all the same.
             self._log.warning("deployment_not_told", namespace=namespace, deployment=name, reason=str(exc))
             if snapshot is None:
                 # No other pass would come back to one that is gone.
@@ -179,7 +182,7 @@ class DeploymentReconciler:
         if deployment.spec.slo_classes and state.revision not in ("", newest) and newest != state.rejected:
             verdict = await self._verdicts.of(deployment, state.revision, newest)
         wanted = status.rollout_of(deployment, newest, desired.pools)
-        decision = rollout.decide(wanted, state, observed.workers, verdict, now_s)
+        decision = rollout.decide(wanted, state, observed.workers, verdict, now_s, registry=observed.registry)
         placements = _placements(deployment, observed, now_s)
         chosen = {role: each.profile for role, each in placements.items()}
         plan = workers.reconcile(desired, observed, now_s, decision.rolling, chosen)
@@ -206,22 +209,47 @@ class DeploymentReconciler:
         deployment, namespace = snapshot.deployment, snapshot.deployment.metadata.namespace
         found = snapshot.seen.of(sight.REVISION)
         kept = revisions.by_name(found)
-        if snapshot.newest not in kept:
+        state = snapshot.decision.state
+        if snapshot.newest in kept:
+            await self._renew(snapshot, kept[snapshot.newest], revisions.next_number(found))
+        else:
             data = revisions.template(deployment)
             document = revisions.document(deployment, data, revisions.next_number(found))
             made = await self._kube.create(sight.REVISION.path(namespace), document)
             if made is not None:
                 self._sight.wrote(sight.REVISION, made)
                 found.append(made)
-        state = snapshot.decision.state
         used = {snapshot.newest, state.revision, state.update, *(each.revision for each in snapshot.observed.workers)}
         for each in revisions.outdated(found, used, deployment.spec.rollout.revision_history_limit):
             meta = each["metadata"]
             await self._kube.delete(sight.REVISION.path(namespace, meta["name"]), meta["uid"])
 
-    async def _act(self, snapshot: Snapshot, now_s: float) -> problems.Problem | None:
-        """Carries the commands out, each safe to repeat. One that is refused is returned, for the status."""
+    async def _renew(self, snapshot: Snapshot, kept: Object, number: int) -> None:
+        """A revision that comes again is the newest again, and one that all workers have had is one to go back to."""
+        change: Object = {}
+        if int(kept["revision"]) != number - 1:
+            change["revision"] = number
+        whole = (
+            snapshot.decision.phase is rollout.Phase.COMPLETE and snapshot.decision.state.revision == snapshot.newest
+        )
+        if whole and not revisions.has_served(kept):
+            change["metadata"] = {"annotations": {revisions.SERVED_ANNOTATION: "true"}}
+        if change:
+            meta = kept["metadata"]
+            change["metadata"] = change.get("metadata", {}) | {"resourceVersion": meta["resourceVersion"]}
+            path = sight.REVISION.path(meta["namespace"], meta["name"])
+            self._sight.wrote(sight.REVISION, await self._kube.merge(path, change))
+
+    async def _act(self, snapshot: Snapshot, now_s: float, *, creates: bool) -> problems.Problem | None:
+        """Carries the commands out, each safe to repeat. The first problem is returned, for the status.
+
+        A creation that is refused holds up the others of its role, and nothing that ends a worker: that may be what it takes.
+        """
+        first: problems.Problem | None = None
+        refused: set[str] = set()
         for command in snapshot.plan.commands:
+            if isinstance(command, workers.Create) and (not creates or command.role in refused):
+                continue
             carried = True
             try:
                 carried, problem = await self._carry_out(snapshot, command, now_s)
@@ -230,14 +258,17 @@ class DeploymentReconciler:
             except errors.TerminalError as exc:
                 problem = problems.of_object(snapshot.kind(command.worker).name, command.worker, str(exc))
             if problem is not None:
-                return problem
+                first = first or problem
+                if isinstance(command, workers.Create):
+                    refused.add(command.role)
+                continue
             if not carried:
                 # It has changed meanwhile: what is to be done is decided again on what it is now.
                 continue
             self._done(type(command).__name__)
             self._log.info("worker_command", command=type(command).__name__, **dataclasses.asdict(command))
             await self._tell(events.of_command(snapshot.deployment, command, now_s))
-        return None
+        return first
 
     async def _carry_out(
         self, snapshot: Snapshot, command: workers.Command, now_s: float
@@ -314,7 +345,11 @@ class DeploymentReconciler:
         found = await self._sight.profile(name)
         if found is None:
             raise pods.UnsupportedError(f"AcceleratorProfile {name} is not there -> apply one of this name")
-        return acceleratorprofile.AcceleratorProfile.read(found)
+        try:
+            return acceleratorprofile.AcceleratorProfile.read(found)
+        except pydantic.ValidationError as exc:
+            said = invalid.in_words(exc, "object")
+            raise pods.UnsupportedError(f"AcceleratorProfile {name}: {said} -> correct it") from exc
 
     async def _drain(self, snapshot: Snapshot, worker: str, now_s: float) -> None:
         """First on the Pod, so that a drain whose second half was lost is told again."""

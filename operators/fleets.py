@@ -123,7 +123,7 @@ class Followed:
         if now_s - at_s >= FRESH_S or at_s < 0:
             try:
                 entries = await self.registry(namespace).snapshot()
-            except errors.RetryableError as exc:
+            except errors.PenstockError as exc:
                 self._log.warning("registry_unknown", namespace=namespace, reason=str(exc))
                 return None
             found = {each.record.id: each.record for each in entries}

@@ -144,7 +144,9 @@ def choose(deployment: modeldeployment.ModelDeployment, kept: list[dict[str, Any
     serving = deployment.status.revision
     if serving != newest and serving in named:
         return named[serving]
-    others = [each for name, each in named.items() if name != newest]
-    if not others:
+    others = [each for name, each in named.items() if name not in (newest, deployment.status.rollout.rejected)]
+    # Those that never served are none to go back to; an operator of an older version did not note which did.
+    served = [each for each in others if revisions.has_served(each)] or others
+    if not served:
         raise errors.TerminalError("there is no revision before this one")
-    return others[-1]
+    return served[-1]

@@ -101,12 +101,14 @@ def route(deployment: modeldeployment.ModelDeployment, gateway: operation.Gatewa
 
 
 def slices(
-    deployment: modeldeployment.ModelDeployment, members: Sequence[workers.Worker], addresses: dict[str, str]
+    deployment: modeldeployment.ModelDeployment,
+    members: Sequence[workers.Worker],
+    addresses: dict[str, tuple[str, str]],
 ) -> list[Object]:
     """The EndpointSlices of the Service: a worker that drains finishes what it has and is not ready for more."""
     endpoints: dict[str, list[Object]] = {}
     for worker in sorted(members, key=lambda each: each.name):
-        address = addresses.get(worker.name, "")
+        address, pod = addresses.get(worker.name, ("", ""))
         serves = worker.ready or (worker.draining_since_s is not None and worker.registered is not None)
         if not address or not serves:
             continue
@@ -115,7 +117,7 @@ def slices(
         endpoint = {
             "addresses": [address],
             "conditions": {"ready": ready, "serving": True, "terminating": not ready},
-            "targetRef": {"kind": "Pod", "name": worker.name, "namespace": deployment.metadata.namespace},
+            "targetRef": {"kind": "Pod", "name": pod, "namespace": deployment.metadata.namespace},
         }
         endpoints.setdefault(family, []).append(endpoint)
     found = []

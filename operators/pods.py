@@ -105,7 +105,8 @@ def observed(
         gone_by_s=unix_s(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
         unschedulable_since_s=_since_s(scheduled) if scheduled.get("status") == "False" else None,
         unready_since_s=_since_s(ready) if started and not answers else None,
-        restarts=max((int(each.get("restartCount", 0)) for each in containers), default=0),
+        # The agent's are the registry's or the installation's fault, not the revision's.
+        restarts=max((int(each.get("restartCount", 0)) for each in containers if each.get("name") != AGENT), default=0),
         faulty=faulty,
         ended=_ended_well(status, AGENT),
         engine_ended=_ended_well(status, ENGINE),
@@ -141,7 +142,9 @@ def _problem(name: str, status: Object, conditions: dict[str, Object]) -> tuple[
         waiting = container.get("state", {}).get("waiting", {})
         said = problems.of_container(name, waiting.get("reason", ""), waiting.get("message", ""))
         if said:
-            return said, True
+            return said, container.get("name") != AGENT
+    if status.get("phase") == "Failed" and status.get("reason"):
+        return problems.of_failure(name, status["reason"], status.get("message", "")), False
     if _ended_well(status, ENGINE) and not _ended_well(status, AGENT):
         return problems.of_engine_end(name), True
     return "", False

@@ -67,9 +67,12 @@ class InRedis:
             self._log.warning("deployment_not_told", namespace=meta.namespace, deployment=meta.name, reason=str(exc))
             return
         with redis_link.translated("tell of a deployment"):
-            # In this order: in a Redis Cluster the set may be away and the fleet's hash not.
-            await self._client.hset(wire.Keys(meta.namespace).deployments, meta.name, text)
-            await self._client.sadd(wire.told(self._operators()), f"{meta.namespace}/{meta.name}")
+            try:
+                # First: what is told and not in the set is not taken back where it goes while no operator runs.
+                await self._client.sadd(wire.told(self._operators()), f"{meta.namespace}/{meta.name}")
+            finally:
+                # In a Redis Cluster the set may be away and the fleet's hash not.
+                await self._client.hset(wire.Keys(meta.namespace).deployments, meta.name, text)
 
     async def remove(self, namespace: str, name: str) -> None:
         """See `Published`."""

@@ -12,6 +12,8 @@ from penstock.api.crds import base, modeldeployment
 
 Object = dict[str, Any]
 
+# On revisions that all workers have had.
+SERVED_ANNOTATION = "penstock.dev/served"
 RESTART_ANNOTATION = "penstock.dev/restarted-at"
 
 
@@ -86,6 +88,11 @@ def document(deployment: modeldeployment.ModelDeployment, data: Object, number: 
         "data": data,
         "revision": number,
     }
+
+
+def has_served(kept: Object) -> bool:
+    """Whether all workers have had it."""
+    return SERVED_ANNOTATION in (kept["metadata"].get("annotations") or {})
 
 
 def by_name(found: Sequence[Object]) -> dict[str, Object]:

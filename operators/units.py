@@ -252,12 +252,16 @@ def _ready_since_s(head: Object | None) -> float | None:
     return None
 
 
-def addresses(seen: sight.Seen) -> dict[str, str]:
-    """Where each worker's engine is reached; workers without an address are left out."""
-    found = {each["metadata"]["name"]: each.get("status", {}).get("podIP", "") for each in seen.of(sight.POD)}
+def addresses(seen: sight.Seen) -> dict[str, tuple[str, str]]:
+    """Where each worker's engine is reached, and in which Pod; workers without an address are left out."""
+    found = {each["metadata"]["name"]: _place(each) for each in seen.of(sight.POD)}
     known = {each["metadata"]["name"]: each for kind in (sight.UNIT, sight.SERVED) for each in seen.of(kind)}
     for rank in seen.ranks:
         unit = known.get(_worker_of(rank))
         if unit and rank["metadata"]["labels"].get(_NODE_TYPE) == "head" and _is_of(rank, unit):
-            found[_worker_of(rank)] = rank.get("status", {}).get("podIP", "")
-    return {name: address for name, address in found.items() if address}
+            found[_worker_of(rank)] = _place(rank)
+    return {name: place for name, place in found.items() if place[0]}
+
+
+def _place(pod: Object) -> tuple[str, str]:
+    return pod.get("status", {}).get("podIP", ""), pod["metadata"]["name"]

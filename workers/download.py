@@ -7,10 +7,10 @@ HTTPS, object stores S3 (`s3://`, and `gs://` by its interoperable XML API).
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -71,8 +71,9 @@ def bring(wanted: Wanted, source: Source) -> bool:
             f"on the node: chown {os.getuid()} the folder that model.cache.nodePath names, or give that user the volume"
         )
         raise errors.TerminalError(f"{shared} cannot be written by user {os.getuid()} -> {hint}")
-    with open(shared / f".{wanted.folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with model_files.alone(wanted.folder, wait=True):
+        for left in shared.glob(f"{model_files.beside(wanted.folder)}*"):
+            shutil.rmtree(left, ignore_errors=True)
         if (wanted.folder / _COMPLETE).exists():
             (wanted.folder / _USED).touch()
             return False
@@ -80,6 +81,7 @@ def bring(wanted: Wanted, source: Source) -> bool:
         if not files:
             raise errors.TerminalError(f"nothing to download for {wanted.folder.name}: the source holds no file")
         if wanted.size_limit_bytes is not None:
+            model_files.sweep(shared)
             make_room(wanted, sum(size for _, size in files))
         _fetch_all(wanted.folder, source, files)
     return True
@@ -87,7 +89,7 @@ def bring(wanted: Wanted, source: Source) -> bool:
 
 def _fetch_all(folder: pathlib.Path, source: Source, files: list[tuple[str, int]]) -> None:
     """All files into a folder beside, which then takes the place of this one."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=model_files.beside(folder)) as made:
         part = pathlib.Path(made) / "files"
         for name, _ in files:
             target = part / name
@@ -115,12 +117,13 @@ def make_room(wanted: Wanted, needed_bytes: int) -> None:
     for each in sorted(others, key=used_s.__getitem__):
         if left <= 0:
             return
-        if now_s - used_s[each] < _SPARED_S:
-            # Its engine may still be pulled, and nobody holds it yet.
-            continue
-        if not model_files.remove(each):
-            log.info("model_in_use", model=each.name, bytes=sizes[each])
-            continue
+        with model_files.alone(each, wait=False) as got:
+            if not got or now_s - (each / _USED).stat().st_mtime < _SPARED_S:
+                # Another download has it, or its engine may still be pulled, and nobody holds it yet.
+                continue
+            if not model_files.remove(each):
+                log.info("model_in_use", model=each.name, bytes=sizes[each])
+                continue
         log.info("model_removed", model=each.name, bytes=sizes[each])
         left -= sizes[each]
     if left > 0:
@@ -130,6 +133,8 @@ def make_room(wanted: Wanted, needed_bytes: int) -> None:
 def main() -> int:
     """Entry point: 0 when the files are there, 1 where they could not be had, 2 where the settings are wrong."""
     logs.configure(logs.LogSettings())
+    # As process 1 of a container it would not end by it, and what is half fetched would stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began_s = time.monotonic()
     try:
         wanted = Wanted.model_validate_json(os.environ.get(ENV, "{}"))

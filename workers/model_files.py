@@ -1,15 +1,50 @@
-"""A downloaded model's folder on a shared volume: which one is in use, so that nobody takes it away to make room."""
+"""A downloaded model's folder on a shared volume: whole or not there, and not taken away to make room while it is in use."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import shutil
+from collections.abc import Iterator
 from typing import IO
 
 # Touched at each download; whoever uses the folder holds a shared lock on it, as long as it lives and wherever it runs.
 USED = ".used"
+# What is fetched or removed lies beside, under the folder's name between a dot and a dash.
+_PARTIAL = re.compile(r"\.(.+)-[^-]+")
+
+
+def beside(folder: pathlib.Path) -> str:
+    """How names of folders begin that hold a part of this one."""
+    return f".{folder.name}-"
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path, *, wait: bool) -> Iterator[bool]:
+    """Nobody else fetches this folder, looks for it or removes it meanwhile; False where somebody does, without `wait`."""
+    with open(folder.parent / f".{folder.name}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            if wait:
+                raise
+            yield False
+        else:
+            yield True
+
+
+def sweep(shared: pathlib.Path) -> None:
+    """Removes parts of folders that whoever made them has left behind."""
+    for each in shared.iterdir():
+        match = _PARTIAL.fullmatch(each.name)
+        if match is None or not each.is_dir():
+            continue
+        with alone(shared / match[1], wait=False) as got:
+            if got:
+                shutil.rmtree(each, ignore_errors=True)
 
 
 def hold(folder: pathlib.Path) -> IO[bytes] | None:
@@ -31,12 +66,17 @@ def hold(folder: pathlib.Path) -> IO[bytes] | None:
 
 
 def remove(folder: pathlib.Path) -> bool:
-    """Removes the folder; False where somebody uses it, or where that cannot be found out."""
+    """Removes the folder, as a whole or not at all; False where somebody uses it, or where that cannot be found out."""
+    gone = folder.with_name(f"{beside(folder)}gone")
     try:
         # Over NFS an exclusive lock needs a file that may be written.
         with open(folder / USED, "r+b") as mark:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(gone, ignore_errors=True)
+            folder.rename(gone)
+            # Who has opened it before and gets its lock next sees that it is gone.
+            (gone / USED).unlink()
+            shutil.rmtree(gone, ignore_errors=True)
     except FileNotFoundError:
         pass
     except OSError:

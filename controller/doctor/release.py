@@ -333,9 +333,19 @@ def _model(found: Object) -> Iterator[Finding]:
         if kind in conditions and _fault(conditions[kind]) and not (wrong and conditions[kind]["reason"] in _MOVING):
             wrong.append(conditions[kind])
     for each in wrong:
-        cause, _, step = each["message"].partition(" -> ")
-        mend = pods.mend_model(namespace, name(found), step) if step else look
-        yield Finding("models", Level.WARNING, f"{shown}: {each['reason']}: {cause}", mend)
+        for cause, step in _causes(each["message"]):
+            mend = pods.mend_model(namespace, name(found), step) if step else look
+            yield Finding("models", Level.WARNING, f"{shown}: {each['reason']}: {cause}", mend)
+
+
+def _causes(message: str) -> Iterator[tuple[str, str]]:
+    """Each cause of `cause -> step; cause -> step` with its step; empty where it has none."""
+    cause, *more = message.split(" -> ")
+    for each in more[:-1]:
+        step, _, following = each.partition("; ")
+        yield cause, step
+        cause = following
+    yield cause, more[-1] if more else ""
 
 
 def _fault(condition: Object) -> bool:

@@ -46,6 +46,11 @@ def of_engine_end(pod: str) -> str:
     )
 
 
+def of_failure(pod: str, reason: str, message: str) -> str:
+    """A Pod that a kubelet has refused or ended."""
+    return _joined(reason, message, f"another takes its place: if that goes on, look at `kubectl describe pod {pod}`")
+
+
 def of_scheduling(reason: str, message: str) -> str:
     """A Pod that has no node."""
     return _joined(reason or "Unschedulable", message, _UNSCHEDULABLE)

@@ -84,11 +84,26 @@ class Decision:
     again_s: float | None = None
 
 
-def decide(wanted: Wanted, state: State, members: Sequence[Worker], verdict: Verdict | None, now_s: float) -> Decision:
-    """One step. `verdict` None: the deployment has no latency targets, so none are compared."""
+def decide(
+    wanted: Wanted,
+    state: State,
+    members: Sequence[Worker],
+    verdict: Verdict | None,
+    now_s: float,
+    *,
+    registry: bool = True,
+) -> Decision:
+    """One step. `verdict` None: the deployment has no latency targets, so none are compared.
+
+    `registry`: whether it can be asked. While it cannot, workers may fail for that alone, and no revision is given up.
+    """
     newest = wanted.newest
     if newest == state.revision:
         done = State(revision=newest, update=newest)
+        others = sum(worker.live and worker.revision != newest for worker in members)
+        if others:
+            said = f"back to revision {newest}: {others} workers have another and are to be replaced"
+            return Decision(Rolling(newest), done, Phase.PROGRESSING, said)
         return Decision(Rolling(newest), done, Phase.COMPLETE, "all workers are to have this revision")
     if newest == state.rejected:
         return _after_failure(wanted, state)
@@ -97,7 +112,9 @@ def decide(wanted: Wanted, state: State, members: Sequence[Worker], verdict: Ver
     if _complete(wanted, state, members):
         done = State(revision=newest, update=newest)
         return Decision(Rolling(newest), done, Phase.COMPLETE, "every worker has the new revision and is ready")
-    failure = _failure(wanted, state, members, verdict, now_s)
+    if not registry:
+        state = dataclasses.replace(state, fault_s=None, progress_s=now_s)
+    failure = _failure(wanted, state, members, verdict, now_s) if registry else ""
     if failure and state.revision:
         return _after_failure(wanted, dataclasses.replace(state, rejected=newest, cause=failure))
     if wanted.paused and state.revision:

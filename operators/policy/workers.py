@@ -20,6 +20,8 @@ from penstock.api.crds import modeldeployment, values
 OVERDUE_S = 60.0
 # An engine that ends by itself is replaced when its Pod is so old: one that always does is no work for the API server.
 ENGINE_END_S = 60.0
+# The same for a Pod that has failed, as where a kubelet refuses it at once.
+FAILURE_S = 15.0
 
 
 class Phase(enum.StrEnum):
@@ -198,9 +200,11 @@ def reconcile(
     for role in sorted({*pools, *(worker.role for worker in observed.workers)}):
         pool = pools.get(role, Pool(role, 0))
         members = [_aged(worker, now_s) for worker in observed.workers if worker.role == role]
-        commands += _ended(members)
+        commands += _ended(members, now_s)
         commands += _drained(members, observed.registry, desired.drain_timeout_s, now_s)
+        failing = sum(_is_failing(worker, now_s) for worker in members)
         revisions = _missing(pool, members, rolling)
+        revisions = revisions[: max(0, len(revisions) - failing)]
         room = max(0, pool.wanted + pool.surge - sum(worker.holds(now_s) for worker in members))
         waiting += max(0, len(revisions) - room)
         names = _free_names(desired.name, role, observed.workers)
@@ -269,14 +273,21 @@ def _aged(worker: Worker, now_s: float) -> Worker:
     return dataclasses.replace(worker, ended=True) if late else worker
 
 
-def _ended(members: Sequence[Worker]) -> list[Command]:
+def _is_failing(worker: Worker, now_s: float) -> bool:
+    """Whether it has failed so soon that another in its place has to wait."""
+    return worker.phase is Phase.FAILED and not worker.deleting and now_s < worker.created_s + FAILURE_S
+
+
+def _ended(members: Sequence[Worker], now_s: float) -> list[Command]:
     """Workers that are gone: after a drain, by an eviction, as a unit that has lost a rank, or with their engine."""
     found: list[Command] = []
     for worker in members:
-        if worker.deleting:
+        if worker.deleting or _is_failing(worker, now_s):
             continue
-        if worker.phase in (Phase.SUCCEEDED, Phase.FAILED):
-            found.append(Delete(worker.name, "it has ended" if worker.phase is Phase.SUCCEEDED else "it has failed"))
+        if worker.phase is Phase.SUCCEEDED:
+            found.append(Delete(worker.name, "it has ended"))
+        elif worker.phase is Phase.FAILED:
+            found.append(Delete(worker.name, f"it has failed{worker.problem and ': '}{worker.problem}"))
         elif worker.ended:
             found.append(Delete(worker.name, "its engine has ended" if worker.engine_ended else "it has drained"))
         elif worker.broken:
@@ -308,6 +319,7 @@ def _again_s(desired: Desired, observed: Observed, now_s: float) -> float | None
         if worker.draining_since_s is not None and not worker.deleting
     ]
     ends += [worker.created_s + ENGINE_END_S for worker in observed.workers if worker.engine_ended]
+    ends += [worker.created_s + FAILURE_S for worker in observed.workers if _is_failing(worker, now_s)]
     ends += [worker.gone_by_s + OVERDUE_S for worker in observed.workers if worker.gone_by_s is not None]
     return min((max(0.0, end_s - now_s) for end_s in ends if end_s > now_s), default=None)
 

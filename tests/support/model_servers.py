@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import json
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
 
@@ -20,6 +21,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.asked: list[str] = []
         self.auth: set[str] = set()
         self.failures = 0
+        # Files do not come.
+        self.stalls = False
 
     @property
     def url(self) -> str:
@@ -45,6 +48,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             siblings = [{"rfilename": name, "size": len(FILES.get(name, b""))} for name in names]
             self._say(200, json.dumps({"siblings": siblings}).encode())
         elif path.startswith("/org/model/resolve/abc/"):
+            while self.server.stalls:
+                time.sleep(0.05)
             self._say(200, FILES[path.removeprefix("/org/model/resolve/abc/")])
         elif path == "/bucket/":
             self._say(200, _page(urllib.parse.parse_qs(query)))

@@ -126,6 +126,10 @@ class Gateway(Values):
     apiKeysSecret: Name = Field(
         "", description="Secret whose key `keys` holds `tenant: sha256-of-key` lines; empty lets every client in"
     )
+    testKeySecret: Name = Field(
+        "",
+        description="Secret whose key `key` holds an API key for `helm test`; empty: where keys are needed it asks nothing",
+    )
     settings: Object = Field({}, description="Settings of the gateway, as in docs/configuration.md")
     preStopSeconds: int = Field(
         10, ge=1, le=300, description="Time for Services and load balancers to forget a stopping gateway, s"

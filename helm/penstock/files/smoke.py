@@ -51,7 +51,7 @@ else:
         sys.exit(1)
 status, body = ask("/v1/models")
 if status == 401:
-    print("API keys are on: no request is sent (set API_KEY)")
+    print("API keys are on: no request is sent (gateway.testKeySecret names one)")
     sys.exit(0)
 models = [each["id"] for each in body["data"] if each["endpoints"]]
 if not models:
@@ -62,4 +62,5 @@ status, body = ask(
     {"model": models[0], "messages": [{"role": "user", "content": "Say hello"}], "max_tokens": 8},
 )
 print(f"{models[0]}: {status} {json.dumps(body)[:400]}")
-sys.exit(0 if status == 200 and body["choices"][0]["message"]["content"] else 1)
+# A model that thinks first may have said nothing yet.
+sys.exit(0 if status == 200 and body["usage"]["completion_tokens"] else 1)

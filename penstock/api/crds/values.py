@@ -121,7 +121,8 @@ class ObjectStoreSource(base.Part):
     endpoint: Url | None = Field(None, description="Address of a store that speaks the same protocol")
     credentials: SecretName | None = Field(
         None,
-        description="Secret whose keys become environment variables of the download; none means the Pod's identity",
+        description="Secret whose keys become environment variables of the download (AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY); none means requests without a signature, for public buckets",
     )
 
 

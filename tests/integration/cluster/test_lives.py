@@ -55,7 +55,11 @@ class Life:
         await self.settled(2)
         self.bench.scale("m", 3)
         await self.settled(3)
-        return {**end_state.of(self.bench.server, self.bench.namespace), "states": await self.bench.states()}
+        return {
+            **end_state.of(self.bench.server, self.bench.namespace),
+            "states": await self.bench.states(),
+            "told": await self.bench.told(),
+        }
 
     async def settled(self, replicas: int) -> None:
         """All is as asked, and the operator has said so."""

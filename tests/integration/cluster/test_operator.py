@@ -317,6 +317,27 @@ async def test_a_quota_is_named_with_the_next_step(stage: Stage) -> None:
         assert "exceeded quota: few" in said and "-> raise the namespace's" in said
 
 
+async def test_a_creation_that_is_refused_holds_up_no_drain(stage: Stage) -> None:
+    """Two workers of one role are to become one, and one of the other two, in a full namespace: the first makes the room."""
+    roles = [{"name": "decode", "replicas": 1}, {"name": "prefill", "replicas": 2}]
+    stage.create(replicas=1, roles=roles)
+    await stage.once()
+    for name in ("m-decode-0", "m-prefill-0", "m-prefill-1"):
+        await stage.serve(name)
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": {"hard": {"pods": "3"}}}
+    assert stage.server.create(quota, stage.namespace).is_success
+    counted = {"status": {"hard": {"pods": "3"}, "used": {"pods": "3"}}}
+    path = f"/api/v1/namespaces/{stage.namespace}/resourcequotas/full/status"
+    assert stage.server.merge(path, counted).is_success
+    roles = [{"name": "decode", "replicas": 2}, {"name": "prefill", "replicas": 1}]
+    change = {"spec": {"roles": roles}}
+    assert stage.server.merge(sight.DEPLOYMENT.path(stage.namespace, "m"), change).is_success
+    with pytest.raises(errors.TerminalError):
+        await stage.once()
+    assert stage.ready()["reason"] == "QuotaExceeded"
+    assert sorted((await stage.states()).values()) == ["draining", "ready", "ready"]
+
+
 async def test_a_worker_without_a_place_is_tried_on_the_next_hardware(stage: Stage) -> None:
     """After its wait the Pod is made anew on the next kind, and the status says where new workers go."""
     spec = {"resourceName": "nvidia.com/gpu", "memory": "80Gi"}

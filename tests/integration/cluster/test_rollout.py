@@ -119,6 +119,26 @@ async def test_a_change_that_fails_is_rolled_back(stage: Stage, person: Person) 
     assert stage.condition("Progressing")["reason"] == "RolloutComplete"
 
 
+async def test_undo_goes_to_what_has_served(stage: Stage, person: Person) -> None:
+    """Not to a revision that was rolled back, and not to the one that was undone before."""
+    stage.create(replicas=1, engine={"kind": "sim", "image": "one"})
+    await play(stage, passes=4)
+    image(stage, "bad")
+    await stage.once()
+    await play(stage, sick=stage.deployment()["status"]["updateRevision"])
+    image(stage, "three")
+    await play(stage)
+    assert images(stage) == ["three"]
+    assert (await person.calls("undo"))[0] == 0
+    await play(stage)
+    assert images(stage) == ["one"]
+    image(stage, "four")
+    await play(stage)
+    assert (await person.calls("undo"))[0] == 0
+    await play(stage)
+    assert images(stage) == ["one"]
+
+
 async def test_in_place_needs_no_other_hardware(stage: Stage) -> None:
     """The new worker comes when the old one's Pod has gone: never more Pods than wanted."""
     stage.create(replicas=2, rollout={"strategy": "InPlace", "maxUnavailable": 1})

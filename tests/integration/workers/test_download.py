@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -110,6 +114,46 @@ def test_a_model_that_is_in_use_is_left(server: Server, tmp_path: pathlib.Path) 
         each.close()
     assert "oldest" not in bring("m")
     assert model_files.hold(tmp_path / "nothing") is None
+
+
+def test_what_was_left_half_done_is_removed(server: Server, tmp_path: pathlib.Path) -> None:
+    """By a download or a removal that was killed: of this model, and of others whose download does not run."""
+    for name in (".k-abcd", ".old-gone", ".busy-xyz"):
+        (tmp_path / name / "files").mkdir(parents=True)
+    wanted = download.Wanted(
+        folder=tmp_path / "k", repo="org/model", revision="abc", endpoint=server.url, size_limit_bytes=80_000
+    )
+    with model_files.alone(tmp_path / "busy", wait=True):
+        assert download.bring(wanted, hub.Hub("org/model", "abc", server.url, ""))
+        assert sorted(each.name for each in tmp_path.iterdir() if each.is_dir()) == [".busy-xyz", "k"]
+
+
+def test_a_removal_that_is_cut_short_leaves_no_half_of_a_model(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is left of it is not taken for the model, nor held."""
+    kept(tmp_path / "old", 100)
+    waiting = open(tmp_path / "old" / ".used", "rb")  # noqa: SIM115  as one that is about to hold it
+    monkeypatch.setattr(model_files.shutil, "rmtree", lambda *_, **__: None)
+    assert model_files.remove(tmp_path / "old")
+    assert not (tmp_path / "old").exists() and (tmp_path / ".old-gone" / "weights").exists()
+    assert os.fstat(waiting.fileno()).st_nlink == 0
+    waiting.close()
+
+
+def test_a_download_that_is_told_to_end_leaves_nothing(server: Server, tmp_path: pathlib.Path) -> None:
+    """SIGTERM in the middle of a file, as process 1 of a container too."""
+    server.stalls = True
+    folder = tmp_path / "k"
+    wanted = {"folder": str(folder), "repo": "org/model", "revision": "abc", "endpoint": server.url}
+    environ = os.environ | {download.ENV: json.dumps(wanted)}
+    process = subprocess.Popen([sys.executable, "-m", "workers.download"], env=environ)
+    while not any(each.name.startswith(".k-") for each in tmp_path.iterdir()):
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(10) == 143
+    server.stalls = False
+    assert [each.name for each in tmp_path.iterdir()] == [".k.lock"]
 
 
 def test_a_folder_of_the_node_that_is_another_users_is_named(

@@ -449,6 +449,14 @@ def test_what_is_wrong_is_said_with_its_mend(change: Object, level: str, said: s
     assert mend in found[0].mend
 
 
+def test_each_cause_has_its_own_step() -> None:
+    """A model that two things keep from being ready: each with what mends it, and not both in one command."""
+    message = "0 of 2: a: 1; 2 -> look at `kubectl logs a`; b: 3 -> look at b"
+    found = unwell(dataclasses.replace(WELL, models=[blocked("Ready", "False", "WorkersBlocked", message)]))
+    assert [each.message.partition("WorkersBlocked: ")[2] for each in found] == ["0 of 2: a: 1; 2", "b: 3"]
+    assert [each.mend.rpartition("look at ")[2].strip("`") for each in found] == ["kubectl -n models logs a", "b"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -300,3 +300,28 @@ def test_scaling_in_the_middle_keeps_the_limits() -> None:
     for _ in range(5):
         play.step()
     assert play.revisions() == {"new": 5}
+
+
+def test_no_revision_is_given_up_for_a_registry_that_is_away() -> None:
+    """Workers whose agents end for want of Redis, past every deadline: with the registry again, time begins anew."""
+    play = Play(2)
+    play.step()
+    sick = dataclasses.replace(play.worker("m-2", "new", ready=False), restarts=5, faulty=True, problem="crash loop")
+    seen = (*play.members.values(), sick)
+    later_s = play.now_s + 2 * DEADLINE_S
+    away = rollout.decide(play.wanted, play.state, seen, None, later_s, registry=False)
+    assert away.phase is Phase.PROGRESSING and not away.state.rejected
+    healthy = dataclasses.replace(sick, restarts=0, faulty=False, problem="")
+    back = rollout.decide(play.wanted, away.state, (*play.members.values(), healthy), None, later_s + 1)
+    assert back.phase is Phase.PROGRESSING and not back.state.rejected
+    assert rollout.decide(play.wanted, away.state, seen, None, later_s + 1).phase is Phase.ROLLED_BACK
+
+
+def test_a_way_back_is_under_way_until_the_last_worker_has_it() -> None:
+    """A specification that is the serving revision's again, with workers of another: not complete before they are replaced."""
+    play = Play(2, newest="old")
+    play.members["m-2"] = play.worker("m-2", "new")
+    play.step()
+    assert play.decision.phase is Phase.PROGRESSING and "1 workers have another" in play.decision.message
+    play.until(Phase.COMPLETE)
+    assert play.revisions() == {"old": 2}

@@ -188,7 +188,7 @@ def test_a_unit_that_is_gone_keeps_its_name_until_its_pods_are(meta: dict[str, A
 
 def test_the_head_is_the_units_address() -> None:
     """The Service leads to the head."""
-    assert units.addresses(seen(HEAD, rank("w", "worker"))) == {"m-0": "10.0.0.9"}
+    assert units.addresses(seen(HEAD, rank("w", "worker"))) == {"m-0": ("10.0.0.9", HEAD["metadata"]["name"])}
 
 
 def member(name: str, **changes: Any) -> workers.Worker:
@@ -206,14 +206,17 @@ def test_slices_hold_who_serves() -> None:
         member("m-3"),
     ]
     addresses = {"m-0": "10.0.0.1", "m-1": "10.0.0.2", "m-2": "10.0.0.3", "m-3": "fd00::1"}
-    four, six = objects.slices(deployment(), members, addresses)
+    places = {name: (address, f"{name}-head") for name, address in addresses.items()}
+    four, six = objects.slices(deployment(), members, places)
     shown = [(each["targetRef"]["name"], each["conditions"]["ready"]) for each in four["endpoints"]]
-    assert shown == [("m-0", True), ("m-1", False)]
+    assert shown == [("m-0-head", True), ("m-1-head", False)]
     assert (six["addressType"], len(six["endpoints"])) == ("IPv6", 1)
     many = [member(f"m-{n}") for n in range(250)]
     sizes = [
         len(each["endpoints"])
-        for each in objects.slices(deployment(), many, {f"m-{n}": f"10.0.{n // 250}.{n % 250}" for n in range(250)})
+        for each in objects.slices(
+            deployment(), many, {f"m-{n}": (f"10.0.{n // 250}.{n % 250}", "p") for n in range(250)}
+        )
     ]
     assert sizes == [100, 100, 50]
 
@@ -256,7 +259,7 @@ def test_every_kind_of_owned_object_is_found_by_its_label() -> None:
         objects.service(deployment()),
         units.document(deployment(), CREATE, HOST, profile())[1],
     ]
-    made += objects.slices(deployment(), [member("m-0")], {"m-0": "10.0.0.1"})
+    made += objects.slices(deployment(), [member("m-0")], {"m-0": ("10.0.0.1", "m-0")})
     assert all(sight.by_label(each) == [("models", "m")] for each in made)
     assert all(cache.owner_uid(each) == "u" for each in made)
 

@@ -107,6 +107,16 @@ CASES = {
         (serving("m-0", phase=Phase.FAILED),),
         [Delete("m-0", "it has failed"), Create("m-1", "unified")],
     ),
+    "failed: its reason is told": (
+        wanted(unified=0),
+        (serving("m-0", phase=Phase.FAILED, problem="OutOfcpu: no room -> wait"),),
+        [Delete("m-0", "it has failed: OutOfcpu: no room -> wait")],
+    ),
+    "failed at once: neither deleted nor replaced yet": (
+        wanted(unified=2),
+        (serving("m-0", phase=Phase.FAILED, created_s=NOW_S - 14),),
+        [Create("m-1", "unified")],
+    ),
     "its engine has ended by itself: replaced": (
         wanted(unified=1),
         (serving("m-0", engine_ended=True, created_s=NOW_S - 60),),
