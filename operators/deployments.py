@@ -167,7 +167,9 @@ class DeploymentReconciler:
         former = deployment.status.revision or newest
         states = {} if records is None else {each.id: each.state for each in records.values()}
         observed = workers.Observed(
-            units.observed(seen, states, registry=records is not None, default_revision=former),
+            units.observed(
+                seen, states, registry=records is not None, default_revision=former, now_s=self._clock.now_s()
+            ),
             registry=records is not None,
         )
         return await self._decided(deployment, seen, observed, newest)

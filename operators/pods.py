@@ -71,7 +71,11 @@ def owner(deployment: modeldeployment.ModelDeployment) -> Object:
 
 
 def observed(
-    found: Object, registered: types.WorkerState | None, registry: bool, default_revision: str = ""
+    found: Object,
+    registered: types.WorkerState | None,
+    registry: bool,
+    default_revision: str = "",
+    now_s: float = 0.0,
 ) -> workers.Worker:
     """A worker as its Pod and the registry show it. It is ready where both say so, or the Pod while it cannot be asked.
 
@@ -83,7 +87,7 @@ def observed(
     ready = conditions.get("Ready", {})
     drain = (meta.get("annotations") or {}).get(DRAIN_ANNOTATION)
     phase = _PHASES.get(status.get("phase", "Pending"), workers.Phase.RUNNING)
-    problem, faulty = _problem(meta["name"], status, conditions)
+    problem, faulty = _problem(meta["name"], status, conditions, now_s)
     scheduled = conditions.get("PodScheduled", {})
     containers = [*status.get("containerStatuses", ()), *status.get("initContainerStatuses", ())]
     answers = ready.get("status") == "True"
@@ -113,6 +117,8 @@ def observed(
     )
 
 
+# What a Pod's containers wait for has come by then: volumes, Secrets, its network. Images are pulled after that.
+_VOLUMES_S = 60.0
 _PHASES = {
     "Pending": workers.Phase.PENDING,
     "Succeeded": workers.Phase.SUCCEEDED,
@@ -133,7 +139,7 @@ def _since_s(condition: Object) -> float | None:
     return unix_s(at) if at else None
 
 
-def _problem(name: str, status: Object, conditions: dict[str, Object]) -> tuple[str, bool]:
+def _problem(name: str, status: Object, conditions: dict[str, Object], now_s: float) -> tuple[str, bool]:
     """What Kubernetes says keeps a Pod from running, with the next step; and whether the worker itself is at fault."""
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
@@ -143,6 +149,13 @@ def _problem(name: str, status: Object, conditions: dict[str, Object]) -> tuple[
         said = problems.of_container(name, waiting.get("reason", ""), waiting.get("message", ""))
         if said:
             return said, container.get("name") != AGENT
+    # The condition is False again when all has ended.
+    unmade = (
+        conditions.get("PodReadyToStartContainers", {}).get("status") == "False" and status.get("phase") == "Pending"
+    )
+    since_s = _since_s(scheduled) if unmade and scheduled.get("status") == "True" else None
+    if since_s is not None and now_s - since_s > _VOLUMES_S:
+        return problems.of_volumes(name), False
     if status.get("phase") == "Failed" and status.get("reason"):
         return problems.of_failure(name, status["reason"], status.get("message", "")), False
     if _ended_well(status, ENGINE) and not _ended_well(status, AGENT):

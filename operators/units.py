@@ -137,17 +137,22 @@ def _unit(
 
 
 def observed(
-    seen: sight.Seen, states: Mapping[str, types.WorkerState], *, registry: bool, default_revision: str
+    seen: sight.Seen,
+    states: Mapping[str, types.WorkerState],
+    *,
+    registry: bool,
+    default_revision: str,
+    now_s: float = 0.0,
 ) -> tuple[workers.Worker, ...]:
     """All workers, of either kind."""
     found = [
-        pods.observed(each, states.get(each["metadata"]["name"]), registry, default_revision)
+        pods.observed(each, states.get(each["metadata"]["name"]), registry, default_revision, now_s)
         for each in seen.of(sight.POD)
     ]
     for each in (*seen.of(sight.UNIT), *seen.of(sight.SERVED)):
         name = each["metadata"]["name"]
         ranks = [rank for rank in seen.ranks if _worker_of(rank) == name and _is_of(rank, each)]
-        found.append(_observed(each, ranks, states.get(name), registry, default_revision))
+        found.append(_observed(each, ranks, states.get(name), registry, default_revision, now_s))
     return (*found, *_remains(seen, {each.name for each in found}))
 
 
@@ -187,7 +192,12 @@ def _owners(found: Object) -> Sequence[Object]:
 
 
 def _observed(
-    unit: Object, ranks: Sequence[Object], registered: types.WorkerState | None, registry: bool, default_revision: str
+    unit: Object,
+    ranks: Sequence[Object],
+    registered: types.WorkerState | None,
+    registry: bool,
+    default_revision: str,
+    now_s: float,
 ) -> workers.Worker:
     """One unit, as its head and what keeps any of its ranks show it."""
     meta = unit["metadata"]
@@ -197,8 +207,8 @@ def _observed(
         "metadata": meta,
         "status": head.get("status", {}) if head is not None else {"phase": "Pending"},
     }
-    worker = pods.observed(stands_for, registered, registry, default_revision)
-    others = [pods.observed(each, None, False) for each in ranks if each is not head]
+    worker = pods.observed(stands_for, registered, registry, default_revision, now_s)
+    others = [pods.observed(each, None, False, now_s=now_s) for each in ranks if each is not head]
     waits = [each.unschedulable_since_s for each in others if each.unschedulable_since_s is not None]
     problem = worker.problem or next((each.problem for each in others if each.problem), "") or _refused(unit)
     return dataclasses.replace(

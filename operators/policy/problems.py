@@ -46,6 +46,12 @@ def of_engine_end(pod: str) -> str:
     )
 
 
+def of_volumes(pod: str) -> str:
+    """A Pod whose containers a kubelet cannot begin to make."""
+    said = "its volumes or its network are not there after a minute"
+    return _joined("ContainerCreating", said, f"`kubectl describe pod {pod}` names the Secret, claim or folder")
+
+
 def of_failure(pod: str, reason: str, message: str) -> str:
     """A Pod that a kubelet has refused or ended."""
     return _joined(reason, message, f"another takes its place: if that goes on, look at `kubectl describe pod {pod}`")

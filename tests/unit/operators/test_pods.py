@@ -147,6 +147,41 @@ def test_what_keeps_a_pod_from_running_is_read(status: dict[str, Any], problem: 
     assert bool(step) == bool(problem), "the next step is named"
 
 
+@pytest.mark.parametrize(
+    ("age_s", "phase", "said"), [(59, "Pending", False), (61, "Pending", True), (61, "Failed", False)]
+)
+def test_volumes_that_do_not_come_are_said_after_a_minute(age_s: float, phase: str, said: bool) -> None:
+    """Kubernetes has no reason for a container that waits for them: where to read it is the step."""
+    found = pod_of("Pending")
+    at_s = 1_767_225_600.0
+    found["status"] = {
+        "phase": phase,
+        "conditions": [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": pods.timestamp(at_s)},
+            {"type": "PodReadyToStartContainers", "status": "False"},
+        ],
+    }
+    seen = pods.observed(found, None, True, now_s=at_s + age_s)
+    assert ("volumes" in seen.problem and "kubectl describe pod" in seen.problem, seen.faulty) == (said, False)
+
+
+def test_what_happens_to_the_agent_is_told_and_no_fault_of_the_worker() -> None:
+    """It ends where Redis is away; a revision is not to be given up for that."""
+    found = pod_of("Running")
+    waits = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}, "restartCount": 7}
+    found["status"]["containerStatuses"] = [{"name": "engine", "restartCount": 1}, {"name": "agent", **waits}]
+    seen = pods.observed(found, None, True)
+    assert (seen.problem.partition(":")[0], seen.faulty, seen.restarts) == ("CrashLoopBackOff", False, 1)
+
+
+def test_a_pod_that_a_kubelet_refuses_is_named() -> None:
+    """With its reason: nothing else tells it."""
+    found = pod_of("Failed")
+    found["status"] = {"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource"}
+    seen = pods.observed(found, None, True)
+    assert seen.problem.startswith("OutOfcpu: Node didn't have enough resource -> ")
+
+
 def test_the_ca_of_redis_is_mounted_where_there_is_one() -> None:
     """A worker has the Secret's files where the URL names them; without one it has no volume."""
     plain = built()["spec"]
