@@ -234,23 +234,35 @@ class DeploymentReconciler:
         whole = (
             snapshot.decision.phase is rollout.Phase.COMPLETE and snapshot.decision.state.revision == snapshot.newest
         )
-        if whole and not revisions.has_served(kept):
+        serves = any(each.ready and each.revision == snapshot.newest for each in snapshot.observed.workers)
+        if whole and serves and not revisions.has_served(kept):
             change["metadata"] = {"annotations": {revisions.SERVED_ANNOTATION: "true"}}
         if change:
             meta = kept["metadata"]
             change["metadata"] = change.get("metadata", {}) | {"resourceVersion": meta["resourceVersion"]}
             path = sight.REVISION.path(meta["namespace"], meta["name"])
-            self._sight.wrote(sight.REVISION, await self._kube.merge(path, change))
+            try:
+                self._sight.wrote(sight.REVISION, await self._kube.merge(path, change))
+            except (errors.FencedError, kube.UnauthorizedError):
+                raise
+            except errors.TerminalError as exc:
+                # It is kept: only `penstock rollout undo` reads this.
+                self._log.warning("revision_not_noted", revision=meta["name"], reason=str(exc))
 
     async def _act(self, snapshot: Snapshot, now_s: float, *, creates: bool) -> problems.Problem | None:
         """Carries the commands out, each safe to repeat. The first problem is returned, for the status.
 
-        A creation that is refused holds up the others of its role, and nothing that ends a worker: that may be what it takes.
+        A creation that is refused holds up the others of its role, and what would be taken away for them unless room is what
+        it takes. Nothing else is held up: fewer workers, ends of drains, what has failed.
         """
         first: problems.Problem | None = None
         refused: set[str] = set()
+        waits = not creates
         for command in snapshot.plan.commands:
-            if isinstance(command, workers.Create) and (not creates or command.role in refused):
+            if isinstance(command, workers.Create):
+                if not creates or command.role in refused:
+                    continue
+            elif waits and command.worker in snapshot.plan.replaced:
                 continue
             carried = True
             try:
@@ -263,6 +275,7 @@ class DeploymentReconciler:
                 first = first or problem
                 if isinstance(command, workers.Create):
                     refused.add(command.role)
+                    waits = waits or problem.reason != "QuotaExceeded"
                 continue
             if not carried:
                 # It has changed meanwhile: what is to be done is decided again on what it is now.

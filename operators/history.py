@@ -146,7 +146,10 @@ def choose(deployment: modeldeployment.ModelDeployment, kept: list[dict[str, Any
         return named[serving]
     others = [each for name, each in named.items() if name not in (newest, deployment.status.rollout.rejected)]
     # Those that never served are none to go back to; an operator of an older version did not note which did.
-    served = [each for each in others if revisions.has_served(each)] or others
+    noted = any(revisions.has_served(each) for each in kept)
+    served = [each for each in others if revisions.has_served(each)] if noted else others
     if not served:
-        raise errors.TerminalError("there is no revision before this one")
+        known = ", ".join(f"{each['revision']} ({name})" for name, each in named.items() if each in others)
+        hint = f": none of {known} is known to have served; `--to` takes one all the same" if known else ""
+        raise errors.TerminalError(f"there is no revision before this one{hint}")
     return served[-1]

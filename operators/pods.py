@@ -144,11 +144,15 @@ def _problem(name: str, status: Object, conditions: dict[str, Object], now_s: fl
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         return problems.of_scheduling(scheduled.get("reason", ""), scheduled.get("message", "")), False
+    found = []
     for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
         waiting = container.get("state", {}).get("waiting", {})
         said = problems.of_container(name, waiting.get("reason", ""), waiting.get("message", ""))
         if said:
-            return said, container.get("name") != AGENT
+            found.append((said, container.get("name") != AGENT))
+    if found:
+        # The agent's own is told where there is no other.
+        return next((each for each in found if each[1]), found[0])
     # The condition is False again when all has ended.
     unmade = (
         conditions.get("PodReadyToStartContainers", {}).get("status") == "False" and status.get("phase") == "Pending"

@@ -5,6 +5,7 @@ Gateways take the routing profile from it, and know by it a model whose workers 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -67,12 +68,15 @@ class InRedis:
             self._log.warning("deployment_not_told", namespace=meta.namespace, deployment=meta.name, reason=str(exc))
             return
         with redis_link.translated("tell of a deployment"):
-            try:
-                # First: what is told and not in the set is not taken back where it goes while no operator runs.
-                await self._client.sadd(wire.told(self._operators()), f"{meta.namespace}/{meta.name}")
-            finally:
-                # In a Redis Cluster the set may be away and the fleet's hash not.
-                await self._client.hset(wire.Keys(meta.namespace).deployments, meta.name, text)
+            # Together: in a Redis Cluster the set may be away and the fleet's hash not, and a Redis that hangs is waited for once.
+            done = await asyncio.gather(
+                self._client.sadd(wire.told(self._operators()), f"{meta.namespace}/{meta.name}"),
+                self._client.hset(wire.Keys(meta.namespace).deployments, meta.name, text),
+                return_exceptions=True,
+            )
+            for each in done:
+                if isinstance(each, BaseException):
+                    raise each
 
     async def remove(self, namespace: str, name: str) -> None:
         """See `Published`."""

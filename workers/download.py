@@ -71,9 +71,8 @@ def bring(wanted: Wanted, source: Source) -> bool:
             f"on the node: chown {os.getuid()} the folder that model.cache.nodePath names, or give that user the volume"
         )
         raise errors.TerminalError(f"{shared} cannot be written by user {os.getuid()} -> {hint}")
+    model_files.sweep(shared, clocks.SystemClock().now_s())
     with model_files.alone(wanted.folder, wait=True):
-        for left in shared.glob(f"{model_files.beside(wanted.folder)}*"):
-            shutil.rmtree(left, ignore_errors=True)
         if (wanted.folder / _COMPLETE).exists():
             (wanted.folder / _USED).touch()
             return False
@@ -81,7 +80,6 @@ def bring(wanted: Wanted, source: Source) -> bool:
         if not files:
             raise errors.TerminalError(f"nothing to download for {wanted.folder.name}: the source holds no file")
         if wanted.size_limit_bytes is not None:
-            model_files.sweep(shared)
             make_room(wanted, sum(size for _, size in files))
         _fetch_all(wanted.folder, source, files)
     return True
@@ -118,8 +116,17 @@ def make_room(wanted: Wanted, needed_bytes: int) -> None:
         if left <= 0:
             return
         with model_files.alone(each, wait=False) as got:
-            if not got or now_s - (each / _USED).stat().st_mtime < _SPARED_S:
-                # Another download has it, or its engine may still be pulled, and nobody holds it yet.
+            if not got:
+                # Another download has it.
+                continue
+            try:
+                spared = now_s - (each / _USED).stat().st_mtime < _SPARED_S
+            except FileNotFoundError:
+                # Another one has just removed it.
+                left -= sizes[each]
+                continue
+            if spared:
+                # Its engine may still be pulled, and nobody holds it yet.
                 continue
             if not model_files.remove(each):
                 log.info("model_in_use", model=each.name, bytes=sizes[each])

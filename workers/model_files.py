@@ -14,7 +14,9 @@ from typing import IO
 # Touched at each download; whoever uses the folder holds a shared lock on it, as long as it lives and wherever it runs.
 USED = ".used"
 # What is fetched or removed lies beside, under the folder's name between a dot and a dash.
-_PARTIAL = re.compile(r"\.(.+)-[^-]+")
+_PARTIAL = re.compile(r"\.([0-9a-f]{16})-[^-]+")
+# A folder in which nothing has changed for so long is nobody's any more, also where locks do not reach other machines.
+_LEFT_S = 900.0
 
 
 def beside(folder: pathlib.Path) -> str:
@@ -24,9 +26,10 @@ def beside(folder: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def alone(folder: pathlib.Path, *, wait: bool) -> Iterator[bool]:
-    """Nobody else fetches this folder, looks for it or removes it meanwhile; False where somebody does, without `wait`."""
-    with open(folder.parent / f".{folder.name}.lock", "w") as lock:
+    """Nobody else fetches this folder, looks for it or removes it meanwhile; False where somebody may, without `wait`."""
+    with contextlib.ExitStack() as held:
         try:
+            lock = held.enter_context(open(folder.parent / f".{folder.name}.lock", "w"))
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             if wait:
@@ -36,15 +39,25 @@ def alone(folder: pathlib.Path, *, wait: bool) -> Iterator[bool]:
             yield True
 
 
-def sweep(shared: pathlib.Path) -> None:
+def sweep(shared: pathlib.Path, now_s: float) -> None:
     """Removes parts of folders that whoever made them has left behind."""
     for each in shared.iterdir():
         match = _PARTIAL.fullmatch(each.name)
-        if match is None or not each.is_dir():
+        if match is None or not each.is_dir() or not _is_left(each, now_s):
             continue
         with alone(shared / match[1], wait=False) as got:
             if got:
                 shutil.rmtree(each, ignore_errors=True)
+
+
+def _is_left(part: pathlib.Path, now_s: float) -> bool:
+    if part.name.endswith("-gone"):
+        return True
+    try:
+        newest_s = max(each.stat().st_mtime for each in (part, *part.rglob("*")))
+    except OSError:
+        return False
+    return now_s - newest_s > _LEFT_S
 
 
 def hold(folder: pathlib.Path) -> IO[bytes] | None:

@@ -19,6 +19,10 @@ UNREADY_S = 60.0
 # A pull or a start that fails is tried again by the kubelet: the first failure is not the last word.
 FAULT_S = 30.0
 RESTARTS = 3
+# Workers that failed while the registry was away are started again by their kubelets, at most so much later.
+GRACE_S = 300.0
+# What is only kept up is written this seldom.
+_COARSE_S = 60.0
 
 
 class Verdict(enum.StrEnum):
@@ -54,7 +58,7 @@ class State:
     # Since when the whole canary has been ready.
     canary_s: float | None = None
     canary_passed: bool = False
-    # Since when a worker of the new revision has shown a fault of its own.
+    # Since when a worker of the new revision has shown a fault of its own; after the registry was away, from when on faults count.
     fault_s: float | None = None
     # Where it was at the last look.
     phase: str = ""
@@ -113,7 +117,7 @@ def decide(
         done = State(revision=newest, update=newest)
         return Decision(Rolling(newest), done, Phase.COMPLETE, "every worker has the new revision and is ready")
     if not registry:
-        state = dataclasses.replace(state, fault_s=None, progress_s=now_s)
+        state = _away(wanted, state, now_s)
     failure = _failure(wanted, state, members, verdict, now_s) if registry else ""
     if failure and state.revision:
         return _after_failure(wanted, dataclasses.replace(state, rejected=newest, cause=failure))
@@ -145,7 +149,20 @@ def _measured(wanted: Wanted, state: State, members: Sequence[Worker], now_s: fl
     )
 
 
+def _away(wanted: Wanted, state: State, now_s: float) -> State:
+    """While the registry cannot be asked no time passes, and what fails meanwhile does not count."""
+    late = now_s - state.progress_s >= min(_COARSE_S, wanted.deadline_s / 4)
+    kept = state.fault_s is not None and state.fault_s >= now_s + GRACE_S - _COARSE_S
+    return dataclasses.replace(
+        state,
+        progress_s=now_s if late else state.progress_s,
+        fault_s=state.fault_s if kept else now_s + GRACE_S,
+    )
+
+
 def _fault_s(wanted: Wanted, state: State, members: Sequence[Worker], now_s: float) -> float | None:
+    if state.fault_s is not None and state.fault_s > now_s:
+        return state.fault_s
     if not any(worker.faulty and worker.live and worker.revision == wanted.newest for worker in members):
         return None
     return now_s if state.fault_s is None else state.fault_s
@@ -163,8 +180,9 @@ def _complete(wanted: Wanted, state: State, members: Sequence[Worker]) -> bool:
 
 def _failure(wanted: Wanted, state: State, members: Sequence[Worker], verdict: Verdict | None, now_s: float) -> str:
     """Why the roll-out has failed; empty where it has not."""
+    spared = state.fault_s is not None and state.fault_s > now_s
     for worker in members:
-        if not worker.live or worker.revision != wanted.newest:
+        if not worker.live or worker.revision != wanted.newest or spared:
             continue
         if worker.faulty and state.fault_s is not None and now_s - state.fault_s >= FAULT_S:
             return f"worker {worker.name}: {worker.problem}"

@@ -187,8 +187,8 @@ def _progress(decision: rollout.Decision, observed: workers.Observed) -> tuple[b
     While the old workers serve, Ready stays True: what keeps the new ones from running is told here, and at once.
     """
     failed = decision.phase in (rollout.Phase.STOPPED, rollout.Phase.ROLLED_BACK)
-    new = [worker for worker in observed.workers if worker.live and worker.revision == decision.state.update]
-    blocked = sorted({worker.problem for worker in new if worker.problem})
+    new = [worker for worker in observed.workers if worker.revision == decision.state.update]
+    blocked = sorted({worker.problem for worker in new if _tells(worker)})
     if blocked and decision.phase in (rollout.Phase.PROGRESSING, rollout.Phase.CANARY):
         return True, "RolloutBlocked", f"{decision.message}; {'; '.join(blocked)}"[:1000]
     reason = "RolloutComplete" if decision.phase is rollout.Phase.COMPLETE else f"Rollout{decision.phase.value}"
@@ -234,7 +234,7 @@ def _sets(deployment: modeldeployment.ModelDeployment, counts: dict[str, int]) -
 
 def _cause(roles: Sequence[modeldeployment.RoleStatus], observed: workers.Observed, held: str) -> tuple[str, str]:
     """Reason and message of the Ready condition."""
-    problems = sorted({worker.problem for worker in observed.workers if worker.live and worker.problem})
+    problems = sorted({worker.problem for worker in observed.workers if _tells(worker)})
     missing = [f"{role.ready} of {role.wanted} {role.name}" for role in roles if role.ready < role.wanted]
     if missing and problems:
         return "WorkersBlocked", f"{', '.join(missing)} ready: {'; '.join(problems)}"[:1000]
@@ -243,6 +243,12 @@ def _cause(roles: Sequence[modeldeployment.RoleStatus], observed: workers.Observ
     if held:
         return "AllReady", f"all workers are ready; {held}"
     return "AllReady", "all workers are ready"
+
+
+def _tells(worker: workers.Worker) -> bool:
+    """Whether it says what keeps a worker from running: one that has failed does until it is deleted."""
+    failed = worker.phase is workers.Phase.FAILED and not worker.deleting
+    return bool(worker.problem) and (worker.live or failed)
 
 
 def timestamp(at_s: float) -> str:

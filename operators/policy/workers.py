@@ -175,6 +175,8 @@ class Plan:
     commands: tuple[Command, ...]
     held: str = ""
     again_s: float | None = None
+    # Workers that are taken away for others of another revision: not where these cannot be made.
+    replaced: frozenset[str] = frozenset()
 
     @property
     def destructive(self) -> bool:
@@ -197,20 +199,24 @@ def reconcile(
     commands: list[Command] = []
     pools = {pool.role: pool for pool in desired.pools}
     held = waiting = 0
+    replaced: set[str] = set()
     for role in sorted({*pools, *(worker.role for worker in observed.workers)}):
         pool = pools.get(role, Pool(role, 0))
         members = [_aged(worker, now_s) for worker in observed.workers if worker.role == role]
         commands += _ended(members, now_s)
         commands += _drained(members, observed.registry, desired.drain_timeout_s, now_s)
-        failing = sum(_is_failing(worker, now_s) for worker in members)
         revisions = _missing(pool, members, rolling)
-        revisions = revisions[: max(0, len(revisions) - failing)]
+        for worker in members:
+            if revisions and _is_failing(worker, now_s):
+                revisions.remove(worker.revision if worker.revision in revisions else revisions[-1])
         room = max(0, pool.wanted + pool.surge - sum(worker.holds(now_s) for worker in members))
         waiting += max(0, len(revisions) - room)
         names = _free_names(desired.name, role, observed.workers)
         chosen = (accelerators or {}).get(role, "")
         commands += [Create(next(names), role, revision, chosen) for revision in revisions[: min(room, _MOST_CREATES)]]
-        for worker, reason in _surplus(pool, members, rolling):
+        surplus = _surplus(pool, members, rolling)
+        replaced |= {worker.name for worker, reason in surplus if reason == _replaced(worker, rolling)}
+        for worker, reason in surplus:
             if worker.phase is Phase.PENDING and worker.registered is None and observed.registry:
                 commands.append(Delete(worker.name, reason))
             elif observed.registry:
@@ -219,7 +225,7 @@ def reconcile(
                 held += 1
     said = [f"{held} workers stay until the registry can be asked"] if held else []
     said += [f"{waiting} workers wait for the accelerators of those that end"] if waiting else []
-    return Plan(tuple(commands), "; ".join(said), _again_s(desired, observed, now_s))
+    return Plan(tuple(commands), "; ".join(said), _again_s(desired, observed, now_s), frozenset(replaced))
 
 
 def limit(pool: Pool, rolling: Rolling) -> int:
@@ -264,7 +270,11 @@ def _surplus(pool: Pool, members: Sequence[Worker], rolling: Rolling) -> list[tu
     spare = sum(worker.ready for worker in live) - (pool.wanted - pool.unavailable)
     chosen = _least_loss(idle)[:replaceable]
     chosen += serving[: max(0, min(replaceable - len(chosen), spare))]
-    return gone + [(worker, f"revision {worker.revision} is replaced by {rolling.target}") for worker in chosen]
+    return gone + [(worker, _replaced(worker, rolling)) for worker in chosen]
+
+
+def _replaced(worker: Worker, rolling: Rolling) -> str:
+    return f"revision {worker.revision} is replaced by {rolling.target}"
 
 
 def _aged(worker: Worker, now_s: float) -> Worker:

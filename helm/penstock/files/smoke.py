@@ -25,7 +25,7 @@ def ask(path, body=None):
     """Status and body of an answer."""
     request = urllib.request.Request(GATEWAY + path, json.dumps(body).encode() if body else None)
     request.add_header("Content-Type", "application/json")
-    if key := os.environ.get("API_KEY"):
+    if key := os.environ.get("API_KEY", "").strip():
         request.add_header("Authorization", f"Bearer {key}")
     try:
         with urllib.request.urlopen(request, timeout=60, context=CONTEXT) as answer:
@@ -50,6 +50,9 @@ else:
     if served != health_pb2.HealthCheckResponse.SERVING:
         sys.exit(1)
 status, body = ask("/v1/models")
+if status == 401 and os.environ.get("API_KEY"):
+    print("the key of gateway.testKeySecret is none of gateway.apiKeysSecret")
+    sys.exit(1)
 if status == 401:
     print("API keys are on: no request is sent (gateway.testKeySecret names one)")
     sys.exit(0)
@@ -63,4 +66,4 @@ status, body = ask(
 )
 print(f"{models[0]}: {status} {json.dumps(body)[:400]}")
 # A model that thinks first may have said nothing yet.
-sys.exit(0 if status == 200 and body["usage"]["completion_tokens"] else 1)
+sys.exit(0 if status == 200 and body.get("usage", {}).get("completion_tokens") else 1)

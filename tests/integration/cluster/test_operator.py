@@ -338,6 +338,20 @@ async def test_a_creation_that_is_refused_holds_up_no_drain(stage: Stage) -> Non
     assert sorted((await stage.states()).values()) == ["draining", "ready", "ready"]
 
 
+async def test_nothing_is_replaced_by_what_cannot_be_made(stage: Stage) -> None:
+    """Pods of a new revision are refused: a worker that still loads is kept, which would be the first to go."""
+    stage.create(2)
+    await stage.once()
+    await stage.serve("m-0")
+    change = {"spec": {"placement": {"priorityClassName": "nobody-has-made-it"}}}
+    assert stage.server.merge(sight.DEPLOYMENT.path(stage.namespace, "m"), change).is_success
+    for _ in range(3):
+        with pytest.raises(errors.TerminalError):
+            await stage.once()
+    assert sorted(stage.pods()) == ["m-0", "m-1"]
+    assert await stage.states() == {"m-0": "ready"}
+
+
 async def test_a_worker_without_a_place_is_tried_on_the_next_hardware(stage: Stage) -> None:
     """After its wait the Pod is made anew on the next kind, and the status says where new workers go."""
     spec = {"resourceName": "nvidia.com/gpu", "memory": "80Gi"}

@@ -117,15 +117,18 @@ def test_a_model_that_is_in_use_is_left(server: Server, tmp_path: pathlib.Path) 
 
 
 def test_what_was_left_half_done_is_removed(server: Server, tmp_path: pathlib.Path) -> None:
-    """By a download or a removal that was killed: of this model, and of others whose download does not run."""
-    for name in (".k-abcd", ".old-gone", ".busy-xyz"):
+    """By a download or a removal that was killed, of models whose download does not run; what is somebody else's stays."""
+    key, busy, old = "0123456789abcdef", "a" * 16, "b" * 16
+    stays = {f".{busy}-xyz", f".{key}-new", ".hf-cache", ".old-gone"}
+    for name in (f".{key}-abcd", f".{old}-gone", f".{old}-xyz", *stays):
         (tmp_path / name / "files").mkdir(parents=True)
-    wanted = download.Wanted(
-        folder=tmp_path / "k", repo="org/model", revision="abc", endpoint=server.url, size_limit_bytes=80_000
-    )
-    with model_files.alone(tmp_path / "busy", wait=True):
+        for each in (tmp_path / name / "files", tmp_path / name):
+            if not name.endswith("-new"):
+                os.utime(each, (1_700_000_000, 1_700_000_000))
+    wanted = download.Wanted(folder=tmp_path / key, repo="org/model", revision="abc", endpoint=server.url)
+    with model_files.alone(tmp_path / busy, wait=True):
         assert download.bring(wanted, hub.Hub("org/model", "abc", server.url, ""))
-        assert sorted(each.name for each in tmp_path.iterdir() if each.is_dir()) == [".busy-xyz", "k"]
+        assert {each.name for each in tmp_path.iterdir() if each.is_dir()} == {key, *stays}
 
 
 def test_a_removal_that_is_cut_short_leaves_no_half_of_a_model(

@@ -172,6 +172,10 @@ def test_what_happens_to_the_agent_is_told_and_no_fault_of_the_worker() -> None:
     found["status"]["containerStatuses"] = [{"name": "engine", "restartCount": 1}, {"name": "agent", **waits}]
     seen = pods.observed(found, None, True)
     assert (seen.problem.partition(":")[0], seen.faulty, seen.restarts) == ("CrashLoopBackOff", False, 1)
+    pulled = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}}
+    found["status"]["containerStatuses"] = [{"name": "agent", **waits}, {"name": "engine", **pulled}]
+    seen = pods.observed(found, None, True)
+    assert (seen.problem.partition(":")[0], seen.faulty) == ("ImagePullBackOff", True)
 
 
 def test_a_pod_that_a_kubelet_refuses_is_named() -> None:

@@ -314,7 +314,10 @@ def test_no_revision_is_given_up_for_a_registry_that_is_away() -> None:
     healthy = dataclasses.replace(sick, restarts=0, faulty=False, problem="")
     back = rollout.decide(play.wanted, away.state, (*play.members.values(), healthy), None, later_s + 1)
     assert back.phase is Phase.PROGRESSING and not back.state.rejected
-    assert rollout.decide(play.wanted, away.state, seen, None, later_s + 1).phase is Phase.ROLLED_BACK
+    still = rollout.decide(play.wanted, away.state, seen, None, later_s + 290)
+    assert still.phase is Phase.PROGRESSING, "their kubelets may wait for minutes before they start them again"
+    over = rollout.decide(play.wanted, still.state, seen, None, later_s + 400)
+    assert over.phase is Phase.ROLLED_BACK
 
 
 def test_a_way_back_is_under_way_until_the_last_worker_has_it() -> None:
@@ -325,3 +328,14 @@ def test_a_way_back_is_under_way_until_the_last_worker_has_it() -> None:
     assert play.decision.phase is Phase.PROGRESSING and "1 workers have another" in play.decision.message
     play.until(Phase.COMPLETE)
     assert play.revisions() == {"old": 2}
+
+
+def test_an_absence_is_noted_once_in_a_while() -> None:
+    """The state is the object's status: it is not to change in every pass."""
+    play = Play(2)
+    play.step()
+    state, seen, states = play.state, tuple(play.members.values()), set()
+    for passed_s in range(60):
+        state = rollout.decide(play.wanted, state, seen, None, play.now_s + 100 + passed_s, registry=False).state
+        states.add(state)
+    assert len(states) <= 2
