@@ -58,7 +58,7 @@ class State:
     # Since when the whole canary has been ready.
     canary_s: float | None = None
     canary_passed: bool = False
-    # Since when a worker of the new revision has shown a fault of its own; after the registry was away, from when on faults count.
+    # Since when a worker of the new revision shows a fault of its own; after the registry was away, from when on faults count.
     fault_s: float | None = None
     # Where it was at the last look.
     phase: str = ""
