@@ -68,7 +68,7 @@ class InRedis:
             self._log.warning("deployment_not_told", namespace=meta.namespace, deployment=meta.name, reason=str(exc))
             return
         with redis_link.translated("tell of a deployment"):
-            # Together: in a Redis Cluster the set may be away and the fleet's hash not, and a Redis that hangs is waited for once.
+            # Together: in a Redis Cluster the set may be away and the fleet's hash not, and one that hangs is waited for once.
             done = await asyncio.gather(
                 self._client.sadd(wire.told(self._operators()), f"{meta.namespace}/{meta.name}"),
                 self._client.hset(wire.Keys(meta.namespace).deployments, meta.name, text),
