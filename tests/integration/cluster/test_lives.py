@@ -182,7 +182,9 @@ async def undisturbed(
     return played
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize(
+    "trouble", [pytest.param(each, marks=pytest.mark.long) if each is slow else each for each in TROUBLES]
+)
 async def test_the_end_is_that_of_an_undisturbed_life(
     undisturbed: dict[str, Any], bench: Bench, trouble: Trouble
 ) -> None:
