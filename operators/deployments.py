@@ -257,12 +257,13 @@ class DeploymentReconciler:
         """
         first: problems.Problem | None = None
         refused: set[str] = set()
-        waits = not creates
+        # Roles whose workers are not to be taken away for others.
+        waiting = set(snapshot.plan.replaced.values()) if not creates else set()
         for command in snapshot.plan.commands:
             if isinstance(command, workers.Create):
                 if not creates or command.role in refused:
                     continue
-            elif waits and command.worker in snapshot.plan.replaced:
+            elif snapshot.plan.replaced.get(command.worker) in waiting:
                 continue
             carried = True
             try:
@@ -275,7 +276,8 @@ class DeploymentReconciler:
                 first = first or problem
                 if isinstance(command, workers.Create):
                     refused.add(command.role)
-                    waits = waits or problem.reason != "QuotaExceeded"
+                    if problem.reason != "QuotaExceeded":
+                        waiting.add(command.role)
                 continue
             if not carried:
                 # It has changed meanwhile: what is to be done is decided again on what it is now.

@@ -12,6 +12,7 @@ LOCKS = (
     "workers/vllm/requirements.lock",
     "benchmarks/gateway/requirements.lock",
     "tests/cluster/requirements.lock",
+    "tests/envoy.lock",
     *(
         f"images/{name}.lock"
         for name in ("gateway", "controller", "operator", "node-agent", "worker-sim", "hotpath", "lint")

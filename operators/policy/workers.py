@@ -175,8 +175,8 @@ class Plan:
     commands: tuple[Command, ...]
     held: str = ""
     again_s: float | None = None
-    # Workers that are taken away for others of another revision: not where these cannot be made.
-    replaced: frozenset[str] = frozenset()
+    # Workers that are taken away for others of another revision, with their role: not where these cannot be made.
+    replaced: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def destructive(self) -> bool:
@@ -199,7 +199,7 @@ def reconcile(
     commands: list[Command] = []
     pools = {pool.role: pool for pool in desired.pools}
     held = waiting = 0
-    replaced: set[str] = set()
+    replaced: dict[str, str] = {}
     for role in sorted({*pools, *(worker.role for worker in observed.workers)}):
         pool = pools.get(role, Pool(role, 0))
         members = [_aged(worker, now_s) for worker in observed.workers if worker.role == role]
@@ -214,9 +214,9 @@ def reconcile(
         names = _free_names(desired.name, role, observed.workers)
         chosen = (accelerators or {}).get(role, "")
         commands += [Create(next(names), role, revision, chosen) for revision in revisions[: min(room, _MOST_CREATES)]]
-        surplus = _surplus(pool, members, rolling)
-        replaced |= {worker.name for worker, reason in surplus if reason == _replaced(worker, rolling)}
-        for worker, reason in surplus:
+        too_many, outdated = _surplus(pool, members, rolling)
+        replaced |= {worker.name: role for worker, _ in outdated}
+        for worker, reason in (*too_many, *outdated):
             if worker.phase is Phase.PENDING and worker.registered is None and observed.registry:
                 commands.append(Delete(worker.name, reason))
             elif observed.registry:
@@ -225,7 +225,7 @@ def reconcile(
                 held += 1
     said = [f"{held} workers stay until the registry can be asked"] if held else []
     said += [f"{waiting} workers wait for the accelerators of those that end"] if waiting else []
-    return Plan(tuple(commands), "; ".join(said), _again_s(desired, observed, now_s), frozenset(replaced))
+    return Plan(tuple(commands), "; ".join(said), _again_s(desired, observed, now_s), replaced)
 
 
 def limit(pool: Pool, rolling: Rolling) -> int:
@@ -249,15 +249,18 @@ def _missing(pool: Pool, members: Sequence[Worker], rolling: Rolling) -> list[st
     return found
 
 
-def _surplus(pool: Pool, members: Sequence[Worker], rolling: Rolling) -> list[tuple[Worker, str]]:
-    """Workers that are to go, and why."""
+_Reasoned = list[tuple[Worker, str]]
+
+
+def _surplus(pool: Pool, members: Sequence[Worker], rolling: Rolling) -> tuple[_Reasoned, _Reasoned]:
+    """Workers that are to go, and why: those that are too many, and those that others of another revision replace."""
     live = [worker for worker in members if worker.live]
     new = [worker for worker in live if worker.revision == rolling.target]
     old = [worker for worker in live if worker.revision != rolling.target]
     count = f"{len(live)} workers of role {pool.role}, {pool.wanted} wanted"
     if not old or rolling.held:
         most = pool.wanted + (pool.surge if new and old else 0)
-        return [(worker, count) for worker in _least_loss(live)[: max(0, len(live) - most)]]
+        return [(worker, count) for worker in _least_loss(live)[: max(0, len(live) - most)]], []
     may = limit(pool, rolling)
     gone = [(worker, count) for worker in _least_loss(new)[: max(0, len(new) - may)]]
     keep = pool.wanted - may
@@ -270,11 +273,7 @@ def _surplus(pool: Pool, members: Sequence[Worker], rolling: Rolling) -> list[tu
     spare = sum(worker.ready for worker in live) - (pool.wanted - pool.unavailable)
     chosen = _least_loss(idle)[:replaceable]
     chosen += serving[: max(0, min(replaceable - len(chosen), spare))]
-    return gone + [(worker, _replaced(worker, rolling)) for worker in chosen]
-
-
-def _replaced(worker: Worker, rolling: Rolling) -> str:
-    return f"revision {worker.revision} is replaced by {rolling.target}"
+    return gone, [(worker, f"revision {worker.revision} is replaced by {rolling.target}") for worker in chosen]
 
 
 def _aged(worker: Worker, now_s: float) -> Worker:

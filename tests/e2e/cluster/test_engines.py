@@ -66,6 +66,19 @@ def answer(release: tools.Tools, model: str) -> str:
     return made.choices[0].message.content or ""
 
 
+def begun(release: tools.Tools, model: str, tokens: int) -> Iterator[Any]:
+    """What is left of a stream of so many tokens whose first chunk is here."""
+    client = openai.OpenAI(base_url=f"{installed.gateway_url(release)}/v1", api_key="none", max_retries=0)
+    messages: Any = [{"role": "user", "content": "Hello"}]
+    chunks = iter(
+        client.chat.completions.create(
+            model=model, messages=messages, max_tokens=tokens, stream=True, extra_body={"ignore_eos": True}
+        )
+    )
+    next(chunks)
+    return chunks
+
+
 def test_a_real_vllm_answers(release: tools.Tools, cluster: session.RealCluster) -> None:
     """A worker of one vLLM on CPU, with the agent beside it, answers with what the model says: the same each time."""
     if not install.is_installed():
@@ -89,13 +102,7 @@ def test_a_real_vllm_answers(release: tools.Tools, cluster: session.RealCluster)
     assert [each["name"] for each in pod["spec"]["containers"]] == ["engine", "agent"]
     assert "vLLM" in release.kubectl("logs", pod["metadata"]["name"], "-c", "engine")
     assert pod["spec"]["containers"][0]["securityContext"]["runAsUser"] > 0
-    client = openai.OpenAI(base_url=f"{installed.gateway_url(release)}/v1", api_key="none", max_retries=0)
-    messages: Any = [{"role": "user", "content": "Hello"}]
-    stream = client.chat.completions.create(
-        model="real", messages=messages, max_tokens=150, stream=True, extra_body={"ignore_eos": True}
-    )
-    chunks = iter(stream)
-    next(chunks)
+    chunks = begun(release, "real", tokens=150)
     release.kubectl("delete", "md/real", "--wait=false")
     assert [each.choices[0].finish_reason for each in chunks if each.choices][-1] == "length"
     tools.until("no Pod", lambda: release.get("pods", "-l", "penstock.dev/deployment=real") == [], 120)
@@ -154,13 +161,7 @@ def test_a_rank_whose_node_is_drained_cuts_no_stream(release: tools.Tools, kuber
     before = units(release)
     (rank,) = installed.pods(release, "penstock.dev/deployment=wide,ray.io/node-type=worker")
     node = rank["spec"]["nodeName"]
-    client = openai.OpenAI(base_url=f"{installed.gateway_url(release)}/v1", api_key="none", max_retries=0)
-    messages: Any = [{"role": "user", "content": "Hello"}]
-    stream = client.chat.completions.create(
-        model="wide", messages=messages, max_tokens=8000, stream=True, extra_body={"ignore_eos": True}
-    )
-    chunks = iter(stream)
-    next(chunks)
+    chunks = begun(release, "wide", tokens=8000)
     with futures.ThreadPoolExecutor() as pool:
         read = pool.submit(lambda: [each.choices[0].finish_reason for each in chunks if each.choices])
         ranks = "--pod-selector=penstock.dev/deployment=wide,ray.io/node-type=worker"
