@@ -12,7 +12,7 @@ from penstock.workload import formats, options, request
 
 BLOCK_TOKENS = 32
 # Ids of the tiny model that are printable characters: a client sees each token as it comes.
-_PRINTABLE = tuple(range(10, 60))
+SAMPLING = {"allowed_token_ids": tuple(range(10, 60))}
 
 
 def sessions(folder: pathlib.Path, gap_s: float, output_tokens: int) -> list[request.TraceRequest]:
@@ -64,6 +64,6 @@ def write(turns: Sequence[request.TraceRequest], path: pathlib.Path) -> None:
                 "prompt": each.text,
                 "max_tokens": each.output_tokens,
                 "ignore_eos": True,
-                "allowed_token_ids": _PRINTABLE,
+                **SAMPLING,
             }
             out.write(orjson.dumps(body) + b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,6 +62,14 @@ def compare(
         for name in LATENCIES
         for figure, most in (("mean", None), *allowed.items())
     ]
+
+
+def error_of_error(measured: Sequence[float], predicted: Sequence[float]) -> float:
+    """Standard error of the relative difference between the two means; infinite for fewer than two of either."""
+    if min(len(measured), len(predicted)) < 2:
+        return math.inf
+    parts = [statistics.stdev(each) / statistics.fmean(each) / math.sqrt(len(each)) for each in (measured, predicted)]
+    return math.hypot(*parts) * statistics.fmean(predicted) / statistics.fmean(measured)
 
 
 # Means that differ by less are a tie: two plays of one policy on real engines differ by that much.

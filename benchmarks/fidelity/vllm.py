@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import pathlib
 import random
 import statistics
@@ -22,15 +23,18 @@ from simulator import scenario, simulation
 from workers.vllm import tiny_model
 
 ALLOWED = {"p50": 0.2, "p95": 0.2}
-# A machine that changes its speed by more while the engine plays says nothing of a prediction.
+# A machine that changes its speed by more from one play to the next says nothing of an order.
 STEADY = 0.15
+# One engine plays so often, with a calibration before each time and after the last: what else the host does comes and goes
+# within a minute, and is part of both.
+_PLAYS = 4
 POLICIES = ("default", "least-request", "round-robin")
 # What `vllm serve` does on a CPU where nothing is said.
 _MAX_NUM_SEQS = 128
 _LIMITS = ("--max-num-batched-tokens", "2048", "--max-num-seqs", str(_MAX_NUM_SEQS))
 _SETTINGS: dict[str, str | int | float | bool] = {"max_model_len": 8192, "kv_cache_bytes": 1 << 27}
-# Short answers, as in what is played.
-_LIKE_THE_PLAY = ("--output-tokens", "16")
+# Short answers with the same sampling parameters as in what is played.
+_LIKE_THE_PLAY = ("--output-tokens", "16", "--extra-body", json.dumps(agents.SAMPLING))
 _START_S = 400.0
 _BUSY_ANSWERS, _BUSY_SEQS, _BUSY_SEEDS = 15.0, 4, (7, 8)
 _LONG_SHARE, _LONG_TOKENS = 0.1, 200
@@ -89,22 +93,23 @@ class Found:
     """Everything measured and simulated."""
 
     profile: perf.EngineProfile
-    alone: dict[str, Any]
-    alone_simulated: tuple[dict[str, Any], dict[str, Any]]
-    """By what was calibrated before the play, and after it."""
+    alone: Sequence[dict[str, Any]]
+    """Of each play."""
+    alone_simulated: Sequence[dict[str, Any]]
+    """By each calibration."""
     orders: Sequence[Order]
     paces: dict[str, list[float]]
     """Of the machine, by what ran meanwhile, ms: like is compared with like, for what runs slows the machine down itself."""
 
     @property
     def drift(self) -> float:
-        """By how much the machine changed its speed in a part of the run.
+        """By how much the machine changed its speed while two engines played a load, by its own pace."""
+        return max(pace.spread(self.paces[each.load]) for each in self.orders)
 
-        The two predictions of the middle TTFT and E2E tell it, and the machine's own pace.
-        """
-        before, after = self.alone_simulated
-        pairs = [[before[latency]["p50"], after[latency]["p50"]] for latency in table.LATENCIES]
-        return max(pace.spread(each) for each in (*pairs, *self.paces.values()))
+    def unsure(self, row: table.Row) -> bool:
+        """Whether plays and calibrations differ among themselves by so much that the row's verdict may be chance."""
+        assert row.most is not None
+        return abs(abs(row.error) - row.most) < 2.0 * table.error_of_error(*_each(self, row.figure))
 
 
 async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
@@ -119,7 +124,7 @@ async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
         turns = agents.sessions(setting.sessions, setting.gap_s, setting.output_tokens)[: setting.turns]
         alone, predicted = await _alone(folder, path, turns, tell, lambda name: machine.of(paces[name]))
         profile = perf.load_profile(str(path))
-        answer_s = statistics.fmean(each["e2e_ms"]["mean"] for each in predicted) / 1000.0
+        answer_s = _simulate(path, turns, 1, "round-robin")["e2e_ms"]["mean"] / 1000.0
         orders = [
             await _order(folder, path, each, tell, lambda name: machine.of(paces[name]))
             for each in loads(setting, answer_s)
@@ -155,8 +160,11 @@ async def _alone(
     turns: Sequence[request.TraceRequest],
     tell: Callable[[str], None],
     timed: Timed,
-) -> tuple[dict[str, Any], tuple[dict[str, Any], dict[str, Any]]]:
-    """Calibrates one engine, writes its profile, plays the sessions on it, without a gateway between, and calibrates again."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Plays the sessions on one engine, without a gateway between, and calibrates it before and after each play.
+
+    Writes the profile of the calibration in the middle, by the mean E2E that it predicts.
+    """
     engine = types.EngineSpec(kind="vllm", settings=_SETTINGS | {"model_path": str(folder / "model")})
     async with (
         fleet.workers(folder, engine, 1, _START_S) as redis_url,
@@ -166,22 +174,35 @@ async def _alone(
         # measured after as long a one as the middle request of the play finds.
         await _calibrate(url, path, 0.0, tell)
         pause_s = idle_s(turns, _simulate(path, turns, 1, "round-robin")["e2e_ms"]["mean"] / 1000.0)
-        with timed("calibration"):
-            await _calibrate(url, path, pause_s, tell)
-        before = _simulate(path, turns, 1, "round-robin")
-        await _reset([url])
-        with timed("one engine"):
-            played = await _play(folder, url, turns)
-        again = path.with_name("again.json")
-        with timed("calibration"):
-            await _calibrate(url, again, pause_s, tell)
-        return played, (before, _simulate(again, turns, 1, "round-robin"))
+        played, profiles = [], [path.with_name(f"calibrated-{number}.json") for number in range(_PLAYS + 1)]
+        for number, each in enumerate(profiles):
+            if number:
+                await _reset([url])
+                with timed("one engine"):
+                    played.append(await _play(folder, url, turns))
+                tell(f"one engine: {_middles(played[-1])}")
+            with timed("calibration"):
+                await _calibrate(url, each, pause_s, tell)
+        predicted = [_simulate(each, turns, 1, "round-robin") for each in profiles]
+        for each in predicted:
+            tell(f"simulated: {_middles(each)}")
+        middle = sorted(range(len(profiles)), key=lambda number: float(predicted[number]["e2e_ms"]["mean"]))[
+            _PLAYS // 2
+        ]
+        path.write_bytes(profiles[middle].read_bytes())
+        return played, predicted
+
+
+def _middles(figures: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} p50 {figures[name]['p50']:.1f} p95 {figures[name]['p95']:.1f}" for name in table.LATENCIES
+    )
 
 
 async def _calibrate(url: str, path: pathlib.Path, pause_s: float, tell: Callable[[str], None]) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "controller.cli.main", "calibrate", "--target", url, "--out", str(path)),
-        *("--max-prompt", "4500", "--max-batch", "8", "--rounds", "3", "--pause", f"{pause_s:.3f}"),
+        *("--max-prompt", "4500", "--max-batch", "8", "--rounds", "1", "--pause", f"{pause_s:.3f}"),
         *(*_LIKE_THE_PLAY, *_LIMITS),
         stderr=asyncio.subprocess.PIPE,
     )
@@ -256,13 +277,22 @@ def _simulate(
 
 
 def rows(found: Found) -> list[table.Row]:
-    """The comparison on one engine: the prediction is the mean of the two."""
-    before, after = found.alone_simulated
-    middle = {
-        latency: {figure: (before[latency][figure] + after[latency][figure]) / 2 for figure in ("mean", *ALLOWED)}
+    """The comparison on one engine: the means of the plays and of the predictions."""
+    measured, predicted = _mean(found.alone), _mean(found.alone_simulated)
+    return table.compare("one engine", measured, predicted, ALLOWED)
+
+
+def _mean(every: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    return {
+        latency: {figure: statistics.fmean(each[latency][figure] for each in every) for figure in ("mean", *ALLOWED)}
         for latency in table.LATENCIES
     }
-    return table.compare("one engine", found.alone, middle, ALLOWED)
+
+
+def _each(found: Found, figure: str) -> tuple[list[float], list[float]]:
+    latency, quantile = figure.split()
+    name = f"{latency.lower()}_ms"
+    return [each[name][quantile] for each in found.alone], [each[name][quantile] for each in found.alone_simulated]
 
 
 def ranks(found: Found) -> list[tuple[str, str, str, str, str]]:

@@ -11,7 +11,8 @@ import asyncio
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import orjson
 
@@ -26,11 +27,15 @@ _LEAST_COMMON = 12
 # A quick engine ends the first answers before it begins the last: longer answers, up to so many times.
 LONGER = 8
 # Rounds whose pace differs by more were measured on a server or a machine that did something else as well: then there are
-# more of them, up to so many times as were asked for, and the quickest are taken.
+# more of them, up to so many times as were asked for.
 STEADY = 0.1
 AGAIN = 3
 # Shorter prompts are computed in no time.
 _WORTH_CACHING = 128
+# A short measurement is repeated until it has taken so long, s, or so often: one alone says more of the machine's moment than
+# of the engine.
+_REPEAT_S = 0.5
+_REPEATS = 8
 
 
 class CalibrateError(Exception):
@@ -54,6 +59,12 @@ class Plan:
     timeout_s: float = 120.0
     pause_s: float = 0.0
     """Idle time before each measurement."""
+    extra_body: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """Fields of every request besides those that measuring needs."""
+
+
+# Fields of a request that measuring needs as they are.
+OWN_FIELDS = frozenset({"model", "prompt", "max_tokens", "ignore_eos", "stream", "stream_options"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,7 +89,7 @@ class Decode:
 class Measured:
     """Everything found. `cached_known`: the server's usage tells cached tokens, so contexts could be measured.
 
-    `rounds` were measured; the slowest of those that were taken had a pace of `spread` above the quickest's.
+    `rounds` were measured; of the quickest, as many as were asked for, the slowest had a pace of `spread` above the best.
     """
 
     prefills: tuple[Prefill, ...]
@@ -153,6 +164,7 @@ class _Client:
     async def _one(self, on: connection.Connection, text: str, output_tokens: int) -> _Got:
         plan = self._plan
         fields = {
+            **plan.extra_body,
             "model": plan.model,
             "prompt": text,
             "max_tokens": output_tokens,
@@ -174,6 +186,7 @@ class _Client:
         return _Got(sent_s, found)
 
 
+_Kind = TypeVar("_Kind", bound=Prefill | Decode)
 Asked = tuple[str, int, int]
 """Kind, and its two lengths."""
 Round = Mapping[Asked, Prefill | Decode]
@@ -189,7 +202,7 @@ async def measure(plan: Plan, on_step: Callable[[int, int], None] = lambda done,
     asked += [("decode", batch, tokens) for batch in plan.batches for tokens in plan.batch_prompts]
     rounds: list[Round] = []
     # Round by round, so that a machine that changes its speed changes all points alike.
-    while len(rounds) < plan.rounds or (len(rounds) < AGAIN * plan.rounds and steady(rounds, plan.rounds)[1] > STEADY):
+    while len(rounds) < plan.rounds or (len(rounds) < AGAIN * plan.rounds and spread(rounds, plan.rounds) > STEADY):
         done, of = len(rounds) * len(asked), max(len(rounds) + 1, plan.rounds) * len(asked)
         found: dict[Asked, Prefill | Decode] = {}
         for number, (kind, first, second) in enumerate(asked):
@@ -198,19 +211,21 @@ async def measure(plan: Plan, on_step: Callable[[int, int], None] = lambda done,
                 found[kind, first, second] = one
             on_step(done + number + 1, of)
         rounds.append(found)
-    taken, spread = steady(rounds, plan.rounds)
-    medians = [_median([each[key] for each in taken if key in each]) for key in asked if any(key in it for it in taken)]
+    # Of all rounds: the quickest alone would promise what the machine does not keep.
+    medians = [
+        _median([each[key] for each in rounds if key in each]) for key in asked if any(key in it for it in rounds)
+    ]
     return Measured(
         tuple(each for each in medians if isinstance(each, Prefill)),
         tuple(each for each in medians if isinstance(each, Decode)),
         all(("prefill", tokens, context) in each for each in rounds for context in plan.contexts for tokens in smaller),
         len(rounds),
-        spread,
+        spread(rounds, plan.rounds),
     )
 
 
-def steady(rounds: Sequence[Round], wanted: int) -> tuple[Sequence[Round], float]:
-    """As many rounds as are wanted, the quickest of all, and how much slower the slowest of them was than the quickest.
+def spread(rounds: Sequence[Round], wanted: int) -> float:
+    """By how much the slowest was slower than the quickest, of the quickest rounds, as many as are wanted.
 
     A round's pace is the median, over what was asked, of its time over the best time of any round: others on the machine
     make rounds slower, never quicker.
@@ -222,11 +237,11 @@ def steady(rounds: Sequence[Round], wanted: int) -> tuple[Sequence[Round], float
     paces = [
         statistics.median([found.measured_ms / best[key] for key, found in each.items()] or [1.0]) for each in rounds
     ]
-    order = sorted(range(len(rounds)), key=paces.__getitem__)[:wanted]
-    return [rounds[number] for number in order], paces[order[-1]] / paces[order[0]] - 1.0
+    paces = sorted(paces)[:wanted]
+    return paces[-1] / paces[0] - 1.0
 
 
-def _median(found: Sequence[Prefill | Decode]) -> Prefill | Decode:
+def _median(found: Sequence[_Kind]) -> _Kind:
     return dataclasses.replace(found[0], measured_ms=statistics.median(each.measured_ms for each in found))
 
 
@@ -235,13 +250,16 @@ async def _prefill(client: _Client, tokens: int, context: int) -> Prefill | None
     before = client.prompt(context) if context else ""
     if context:
         await client.ask(before, 1)
-    await client.rest()
-    got = await client.ask(before + client.prompt(tokens), 1)
-    found = got.found
-    cached = found.cached_tokens or 0
-    if context and not cached:
-        return None
-    return Prefill(found.prompt_tokens - cached, cached, (found.times_s[0] - got.sent_s) * 1000.0)
+
+    async def once() -> Prefill | None:
+        got = await client.ask(before + client.prompt(tokens), 1)
+        found = got.found
+        cached = found.cached_tokens or 0
+        if context and not cached:
+            return None
+        return Prefill(found.prompt_tokens - cached, cached, (found.times_s[0] - got.sent_s) * 1000.0)
+
+    return await _repeated(client, once)
 
 
 async def _decode(client: _Client, batch: int, tokens: int, plan: Plan) -> Decode | None:
@@ -252,12 +270,30 @@ async def _decode(client: _Client, batch: int, tokens: int, plan: Plan) -> Decod
         for text in texts:
             await client.ask(text, 1)
     longer = 1
+
+    async def once() -> Decode | None:
+        return _common([got.found for got in await client.together(texts, longer * plan.output_tokens)])
+
     while True:
-        await client.rest()
-        found = _common([got.found for got in await client.together(texts, longer * plan.output_tokens)])
+        found = await _repeated(client, once)
         if found is not None or longer >= LONGER:
             return found
         longer *= 2
+
+
+async def _repeated(client: _Client, once: Callable[[], Awaitable[_Kind | None]]) -> _Kind | None:
+    """The median of a measurement and its repetitions; None where one finds nothing."""
+    found: list[_Kind] = []
+    took_s = 0.0
+    while len(found) < _REPEATS and took_s < _REPEAT_S:
+        await client.rest()
+        began_s = time.perf_counter()
+        one = await once()
+        took_s += time.perf_counter() - began_s
+        if one is None:
+            return None
+        found.append(one)
+    return _median(found)
 
 
 def _common(every: Sequence[chunks.Chunks]) -> Decode | None:

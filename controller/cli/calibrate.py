@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pathlib
 import re
 from typing import Any
@@ -21,6 +22,18 @@ _LENGTHS = 8
 _MARGIN_TOKENS = 32
 
 
+def _extra_body(_: click.Context, __: click.Parameter, value: str) -> dict[str, object]:
+    try:
+        found = json.loads(value)
+    except ValueError as exc:
+        raise click.BadParameter(f"{value!r} is not JSON: {exc}") from exc
+    if not isinstance(found, dict):
+        raise click.BadParameter(f"{value!r} is no JSON object")
+    if taken := measure.OWN_FIELDS & found.keys():
+        raise click.BadParameter(f"{', '.join(sorted(taken))}: measuring sets these itself")
+    return found
+
+
 @click.command(short_help="Measure a server's speed.")
 @click.option("--target", "url", default="http://127.0.0.1:8000", show_default=True, help="URL of one engine.")
 @click.option("--model", help="Model to ask for.  [default: the first of /v1/models]")
@@ -36,12 +49,16 @@ _MARGIN_TOKENS = 32
     default=3,
     show_default=True,
     type=click.IntRange(1),
-    help="Each point is a median of so many; of more, the quickest, where they differ.",
+    help="Each point is a median of so many, or of up to three times as many where they differ.",
 )
 @click.option(
     "--pause", "pause_s", default=0.25, show_default=True, type=click.FloatRange(0),
     help="Idle time before each measurement, s. Clocks and caches that have to wake up are part of what is measured then; "
     "0 measures a server that is never idle.",
+)  # fmt: skip
+@click.option(
+    "--extra-body", metavar="JSON", default="{}", callback=_extra_body,
+    help="Fields of every request, such as the sampling parameters that clients use: these cost time in each step.",
 )  # fmt: skip
 @click.option("--kv-blocks", type=click.IntRange(1), help="KV cache, blocks.  [default: as its metrics say]")
 @click.option("--block-size", type=click.IntRange(1), help="Tokens per block.  [default: as its metrics say, else 16]")
@@ -124,7 +141,7 @@ def _plan(
     batches = sorted({1 << power for power in range(largest.bit_length()) if 1 << power <= largest} | {largest})
     return measure.Plan(
         to, headers, model, lengths, [longest // 4, longest // 2], batches, [64, max(128, longest // 4)],
-        given["output_tokens"], given["rounds"], given["timeout_s"], given["pause_s"],
+        given["output_tokens"], given["rounds"], given["timeout_s"], given["pause_s"], given["extra_body"],
     )  # fmt: skip
 
 
@@ -140,7 +157,7 @@ def _show(found: measure.Measured, made: perf.EngineProfile) -> None:
         click.echo("usage has no cached_tokens: prompts behind a cached prefix could not be measured", err=True)
     if found.spread > measure.STEADY:
         click.echo(
-            f"the server or its machine was busy with something else: of {found.rounds} rounds the quickest that were taken "
+            f"the server or its machine was busy with something else: of {found.rounds} rounds the quickest "
             f"differ by {found.spread:.0%}; calibrate again when it is idle",
             err=True,
         )

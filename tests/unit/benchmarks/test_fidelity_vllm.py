@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 import pytest
 
-from benchmarks.fidelity import pace, vllm
+from benchmarks.fidelity import pace, table, vllm
 from penstock import perf
 from penstock.workload import request
 
@@ -31,26 +32,33 @@ def found(before: float, after: float) -> vllm.Found:
             for name, each in (("default", 30.0), ("least-request", 50.0), ("round-robin", 45.0))
         },
     )
-    alone = figures(before, 160.0), figures(after, 160.0)
-    return vllm.Found(perf.load_profile("cpu-tiny"), figures(40.0, 160.0), alone, [order], {"calibration": [1.0, 1.1]})
+    alone = [figures(before, 160.0), figures(after, 160.0)]
+    played = [figures(39.0, 158.0), figures(41.0, 162.0)]
+    return vllm.Found(perf.load_profile("cpu-tiny"), played, alone, [order], {"sessions": [1.0, 1.1]})
 
 
-def test_the_prediction_is_the_mean_of_before_and_after() -> None:
-    """36 and 48 ms predict 42 where 40 were measured; the machine drifted by a third."""
-    one = found(36.0, 48.0)
-    rows = {row.figure: row for row in vllm.rows(one)}
-    assert rows["TTFT p50"].predicted == 42.0 and rows["TTFT p50"].met is True
+def test_means_are_compared() -> None:
+    """36 and 48 ms predict 42 where 39 and 41 were measured."""
+    rows = {row.figure: row for row in vllm.rows(found(36.0, 48.0))}
+    assert (rows["TTFT p50"].measured, rows["TTFT p50"].predicted) == (40.0, 42.0) and rows["TTFT p50"].met is True
     assert rows["E2E p95"].predicted == 320.0
-    assert one.drift == pytest.approx(1 / 3)
-    assert one.drift > vllm.STEADY > found(40.0, 42.0).drift
 
 
-def test_the_machines_own_pace_tells_too() -> None:
-    """Calibrations that agree, on a machine that took a third longer for the same in one of two plays."""
+def test_a_verdict_within_the_figures_own_spread_is_unsure() -> None:
+    """52 of 40 ms misses 20 %, for sure, and 49 does where the predictions do not agree: perhaps."""
+    for before, after, unsure in ((52.0, 52.2, False), (41.0, 57.2, True)):
+        one = found(before, after)
+        row = next(row for row in vllm.rows(one) if row.figure == "TTFT p50")
+        assert row.met is False and one.unsure(row) is unsure
+    assert table.error_of_error([1.0], [1.0, 2.0]) == math.inf
+
+
+def test_the_machines_own_pace_tells_of_orders() -> None:
+    """A machine that took a third longer for the same in one of two plays says nothing of an order."""
     one = found(40.0, 40.0)
     assert one.drift == pytest.approx(0.1)
-    one.paces["busy"] = [0.9, 1.2]
-    assert one.drift == pytest.approx(1 / 3)
+    one.paces["sessions"] = [0.9, 1.2]
+    assert one.drift == pytest.approx(1 / 3) and one.drift > vllm.STEADY
 
 
 def test_a_pace_is_the_processor_time_of_the_same() -> None:
