@@ -58,17 +58,25 @@ def of_command(about: modeldeployment.ModelDeployment, command: workers.Command,
 
 
 def of_status(before: modeldeployment.ModelDeployment, after: modeldeployment.Status, now_s: float) -> list[Object]:
-    """What the object has become: one for each condition whose value or reason has changed."""
-    known = {(each.type, each.status, each.reason) for each in before.status.conditions}
+    """What the object has become: one for each condition whose value or reason has changed, or whose cause has.
+
+    A warning's message that differs in more than numbers, and names with numbers, tells of another cause.
+    """
+    known = {(each.type, each.status, each.reason): _cause(each.message) for each in before.status.conditions}
     found = []
     for each in after.conditions:
         # A first roll-out is told by its workers.
         first = each.type == status.PROGRESSING and not before.status.revision
-        if first or (each.type, each.status, each.reason) in known:
-            continue
         kind: Literal["Normal", "Warning"] = "Normal" if each.reason in _NORMAL else "Warning"
+        told = known.get((each.type, each.status, each.reason))
+        if first or (told is not None and (kind == "Normal" or told == _cause(each.message))):
+            continue
         found.append(event(before.metadata, kind, each.reason, "Observe", each.message, now_s))
     return found
+
+
+def _cause(message: str) -> tuple[str, ...]:
+    return tuple(word for word in message.split() if not any(map(str.isdigit, word)))
 
 
 _NORMAL = frozenset(

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import os
+import pathlib
 import signal
 from collections.abc import Mapping, Sequence
 from typing import TextIO
@@ -16,6 +17,8 @@ _TAIL_LINES = 40
 _LINE_BYTES = 2**20
 _POLL_S = 0.05
 _LAST_WORDS_S = 1.0
+# An engine of many processes and much memory, killed, is gone within this; one that hangs in a driver perhaps never.
+_GONE_S = 10.0
 
 
 class Program:
@@ -68,10 +71,10 @@ class Program:
         # The group may outlive its leader.
         _signal_group(process.pid, signal.SIGKILL)
         await self.wait()
-        # What is killed lets go of its memory and its ports a moment later. Nobody may be there to take a zombie's status.
+        # What is killed lets go of its memory and its ports a moment later.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS_S):
-                while _signal_group(process.pid, 0):
+            async with asyncio.timeout(_GONE_S):
+                while _any_left(process.pid):
                     await asyncio.sleep(_POLL_S)
         if self._pump is not None:
             # What has left the group may hold the output open for ever.
@@ -97,6 +100,23 @@ class Program:
             if self._echo is not None and not any(word in text for word in self._hushed):
                 with contextlib.suppress(OSError, ValueError):
                     print(text, file=self._echo, flush=True)
+
+
+def _any_left(group: int) -> bool:
+    """Whether a process of it still holds anything: a zombie does not, and nobody may be there to take its status."""
+    if not _signal_group(group, 0):
+        return False
+    found = list(pathlib.Path("/proc").glob("[0-9]*/stat"))
+    return not found or any(_is_left(path, group) for path in found)
+
+
+def _is_left(path: pathlib.Path, group: int) -> bool:
+    # Its command, in brackets, may hold anything; then its state, parent and group (proc_pid_stat(5)).
+    try:
+        state, _, of = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
+    except (OSError, ValueError):
+        return False
+    return int(of) == group and state not in "ZX"
 
 
 def _signal_group(group: int, number: int) -> bool:

@@ -33,8 +33,9 @@ POLICIES = ("default", "least-request", "round-robin")
 _MAX_NUM_SEQS = 128
 _LIMITS = ("--max-num-batched-tokens", "2048", "--max-num-seqs", str(_MAX_NUM_SEQS))
 _SETTINGS: dict[str, str | int | float | bool] = {"max_model_len": 8192, "kv_cache_bytes": 1 << 27}
-# Short answers with the same sampling parameters as in what is played.
-_LIKE_THE_PLAY = ("--output-tokens", "16", "--extra-body", json.dumps(agents.SAMPLING))
+# Answers as short as those that are played (the first steps after a pause are slower), with the same sampling parameters.
+_OUTPUT_TOKENS = 12
+_LIKE_THE_PLAY = ("--output-tokens", str(_OUTPUT_TOKENS), "--extra-body", json.dumps(agents.SAMPLING))
 _START_S = 400.0
 _BUSY_ANSWERS, _BUSY_SEQS, _BUSY_SEEDS = 15.0, 4, (7, 8)
 _LONG_SHARE, _LONG_TOKENS = 0.1, 200
@@ -52,7 +53,7 @@ class Setting:
 
     sessions: pathlib.Path
     turns: int = 240
-    output_tokens: int = 12
+    output_tokens: int = _OUTPUT_TOKENS
     gap_s: float = 4.0
     gap_of_two_s: float = 4.0
     rounds: int = 2

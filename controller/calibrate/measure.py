@@ -23,7 +23,7 @@ from penstock.workload import prompts, request
 _PATH = "/v1/completions"
 _PROBE_TOKENS = 64
 # With fewer chunks of each while all generate, there is no mean gap to speak of.
-_LEAST_COMMON = 12
+_LEAST_COMMON = 10
 # A quick engine ends the first answers before it begins the last: longer answers, up to so many times.
 LONGER = 8
 # Rounds whose pace differs by more were measured on a server or a machine that did something else as well: then there are
@@ -54,6 +54,8 @@ class Plan:
     """Cached prefixes, each asked with the smaller half of the prompts behind it."""
     batches: Sequence[int]
     batch_prompts: Sequence[int]
+    most_together: int
+    """Tokens of a batch's prompts together, at most: longer prompts are asked of smaller batches."""
     output_tokens: int = 48
     rounds: int = 3
     timeout_s: float = 120.0
@@ -199,7 +201,12 @@ async def measure(plan: Plan, on_step: Callable[[int, int], None] = lambda done,
     smaller = sorted(plan.prompt_tokens)[: max(1, len(plan.prompt_tokens) // 2)]
     asked: list[Asked] = [("prefill", tokens, 0) for tokens in plan.prompt_tokens]
     asked += [("prefill", tokens, context) for context in plan.contexts for tokens in smaller]
-    asked += [("decode", batch, tokens) for batch in plan.batches for tokens in plan.batch_prompts]
+    asked += [
+        ("decode", batch, tokens)
+        for batch in plan.batches
+        for tokens in plan.batch_prompts
+        if batch * tokens <= plan.most_together
+    ]
     rounds: list[Round] = []
     # Round by round, so that a machine that changes its speed changes all points alike.
     while len(rounds) < plan.rounds or (len(rounds) < AGAIN * plan.rounds and spread(rounds, plan.rounds) > STEADY):
@@ -282,7 +289,7 @@ async def _decode(client: _Client, batch: int, tokens: int, plan: Plan) -> Decod
 
 
 async def _repeated(client: _Client, once: Callable[[], Awaitable[_Kind | None]]) -> _Kind | None:
-    """The median of a measurement and its repetitions; None where one finds nothing."""
+    """The mean of a measurement and its repetitions; None where one finds nothing."""
     found: list[_Kind] = []
     took_s = 0.0
     while len(found) < _REPEATS and took_s < _REPEAT_S:
@@ -293,7 +300,7 @@ async def _repeated(client: _Client, once: Callable[[], Awaitable[_Kind | None]]
         if one is None:
             return None
         found.append(one)
-    return _median(found)
+    return dataclasses.replace(found[0], measured_ms=statistics.fmean(each.measured_ms for each in found))
 
 
 def _common(every: Sequence[chunks.Chunks]) -> Decode | None:

@@ -43,7 +43,7 @@ def _extra_body(_: click.Context, __: click.Parameter, value: str) -> dict[str, 
 @click.option("--tp", default=1, show_default=True, type=click.IntRange(1), help="Tensor-parallel ranks.")
 @click.option("--max-prompt", type=click.IntRange(64), help="Longest prompt, tokens.  [default: 8192, or what fits]")
 @click.option("--max-batch", default=16, show_default=True, type=click.IntRange(1), help="Largest batch measured.")
-@click.option("--output-tokens", default=48, show_default=True, type=click.IntRange(16), help="Tokens per answer.")
+@click.option("--output-tokens", default=48, show_default=True, type=click.IntRange(12), help="Tokens per answer.")
 @click.option(
     "--rounds",
     default=3,
@@ -139,8 +139,10 @@ def _plan(
     lengths = [round(_SHORTEST_TOKENS * step**power) for power in range(_LENGTHS)]
     largest = min(given["max_batch"], given["max_num_seqs"])
     batches = sorted({1 << power for power in range(largest.bit_length()) if 1 << power <= largest} | {largest})
+    # One sequence of much KV reads it at another speed than many of little.
+    prompts = [64, max(128, longest // 4), max(256, longest // 2), longest]
     return measure.Plan(
-        to, headers, model, lengths, [longest // 4, longest // 2], batches, [64, max(128, longest // 4)],
+        to, headers, model, lengths, [longest // 4, longest // 2], batches, prompts, largest * prompts[1],
         given["output_tokens"], given["rounds"], given["timeout_s"], given["pause_s"], given["extra_body"],
     )  # fmt: skip
 

@@ -76,7 +76,7 @@ def gateway_rows(fleet: control_pb2.Fleet) -> tuple[list[str], list[list[Any]]]:
     rows = [
         [
             item.id, item.address, str(item.pid), item.policy, _lease(item), item.requests_total, item.inflight,
-            item.index_blocks, item.endpoints, "; ".join(item.degraded) or "no",
+            item.index_blocks, item.endpoints, _degraded(item),
         ]
         for item in fleet.gateways
     ]  # fmt: skip
@@ -106,7 +106,7 @@ def node_rows(fleet: control_pb2.Fleet) -> tuple[list[str], list[list[Any]]]:
     rows = [
         [
             item.id, _known(item, "gpus"), _watts(item, "gpu_w") if item.gpus or not item.HasField("gpus") else "-",
-            _watts(item, "cpu_w"), _lease(item), "; ".join(item.degraded) or "no",
+            _watts(item, "cpu_w"), _lease(item), _degraded(item),
         ]
         for item in fleet.nodes
     ]  # fmt: skip
@@ -135,6 +135,11 @@ def headline(fleet: control_pb2.Fleet) -> str:
     left = f"{lead.lease_left_s:.1f} s of its lease left" if lead.HasField("lease_left_s") else "lease unknown"
     who = f"{lead.id} leads, epoch {lead.epoch}, {left}" if lead.id else "nobody leads"
     return f"Penstock {fleet.version}, namespace {fleet.namespace}; controller {who}"
+
+
+def _degraded(item: Any) -> str:
+    """Without a lease that is known, what it last said need not hold any more."""
+    return "; ".join(item.degraded) or ("no" if item.HasField("lease_left_s") else UNKNOWN)
 
 
 def _lease(item: Any) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import email.utils
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -37,6 +39,8 @@ class Reader:
         self._http = httpx.AsyncClient(
             base_url=found.server, verify=found.ssl_context(), headers=headers, timeout=_TIMEOUT_S, trust_env=False
         )
+        self.server_s: float | None = None
+        """The server's own time at its last answer, s since 1970; its leaders' clocks are nearer to it than the caller's."""
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -57,6 +61,8 @@ class Reader:
             body = answer.json()
         except ValueError:
             body = None
+        with contextlib.suppress(KeyError, ValueError):
+            self.server_s = email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
         # Errors of proxies in between, and of the server itself, may be plain text.
         return answer.status_code, body if isinstance(body, dict) else {}
 
@@ -99,7 +105,7 @@ class Looker:
         present = None if definitions is None else {each["metadata"]["name"]: each for each in definitions}
         return sight.Sight(
             namespace=self._namespace,
-            now_s=self._clock.now_s(),
+            now_s=self._reader.server_s or self._clock.now_s(),
             version=version,
             definitions=None if present is None else {each: present.get(each) for each in wanted},
             wanted_definitions=wanted,

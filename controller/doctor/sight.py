@@ -60,6 +60,7 @@ class Sight:
 
     namespace: str
     now_s: float
+    """By the API server's clock, where that tells."""
     # As (1, 33).
     version: tuple[int, int] | None = None
     definitions: Mapping[str, Object | None] | None = None

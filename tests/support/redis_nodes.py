@@ -1,4 +1,4 @@
-"""A Redis Cluster of real processes on loopback, formed without a tool: shards, replicas, failovers, slots that move."""
+"""A Redis Cluster of real processes, on loopback or another address of this machine, formed without a tool: shards, replicas, failovers, slots that move."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ _READY_S = 30.0
 class Node:
     """One server."""
 
-    def __init__(self, folder: pathlib.Path, announced: int | None = None) -> None:
+    def __init__(self, folder: pathlib.Path, announced: int | None = None, host: str = "127.0.0.1") -> None:
         """`announced`: the port that others are told, of a front before this node."""
         folder.mkdir(parents=True)
-        self.port = _free_pair()
+        self.host, self.port = host, _free_pair()
         self._conf = folder / "redis.conf"
         self._conf.write_text(
-            f"bind 127.0.0.1\nport {self.port}\ndir {folder}\nsave \"\"\nrepl-diskless-sync-delay 0\n"
+            f"bind {host}\nport {self.port}\ndir {folder}\nsave \"\"\nrepl-diskless-sync-delay 0\n"
             f"requirepass {PASSWORD}\nmasterauth {PASSWORD}\nrepl-diskless-sync yes\nrepl-ping-replica-period 1\n"
             "cluster-enabled yes\ncluster-config-file nodes.conf\ncluster-node-timeout 800\n"
             "cluster-require-full-coverage no\ncluster-replica-validity-factor 0\n"
         )  # fmt: skip
         if announced is not None:
-            told = f"cluster-announce-ip 127.0.0.1\ncluster-announce-port {announced}\n"
+            told = f"cluster-announce-ip {host}\ncluster-announce-port {announced}\n"
             self._conf.write_text(f"{self._conf.read_text()}{told}cluster-announce-bus-port {self.port + _BUS}\n")
         self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
-        self.client = aioredis.Redis(port=self.port, password=PASSWORD, decode_responses=True, socket_timeout=2.0)
+        self.client = aioredis.Redis(
+            host=host, port=self.port, password=PASSWORD, decode_responses=True, socket_timeout=2.0
+        )
 
     def start(self) -> None:
         """Starts, or starts again."""
@@ -81,11 +83,18 @@ class Node:
 class Cluster:
     """Three shards of one primary each, with a replica where asked for."""
 
-    def __init__(self, folder: pathlib.Path, *, replicas: bool = False, announced: Sequence[int | None] = ()) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        replicas: bool = False,
+        announced: Sequence[int | None] = (),
+        host: str = "127.0.0.1",
+    ) -> None:
+        self._folder, self._host = folder, host
         ports = announced or [None] * _SHARDS
-        self.primaries = [Node(folder / f"p{number}", port) for number, port in enumerate(ports)]
-        self.replicas = [Node(folder / f"r{number}") for number in range(_SHARDS if replicas else 0)]
+        self.primaries = [Node(folder / f"p{number}", port, host) for number, port in enumerate(ports)]
+        self.replicas = [Node(folder / f"r{number}", host=host) for number in range(_SHARDS if replicas else 0)]
 
     @property
     def nodes(self) -> list[Node]:
@@ -96,7 +105,7 @@ class Cluster:
     def url(self) -> str:
         """Names every primary, and one node that was never there."""
         dead = processes.free_port()
-        hosts = ",".join(f"127.0.0.1:{port}" for port in [dead, *(each.port for each in self.primaries)])
+        hosts = ",".join(f"{self._host}:{port}" for port in [dead, *(each.port for each in self.primaries)])
         return f"redis+cluster://:{PASSWORD}@{hosts}"
 
     async def start(self) -> None:
@@ -111,7 +120,7 @@ class Cluster:
             end = SLOTS if node is self.primaries[-1] else share * (number + 1)
             await node.call("ADDSLOTS", *range(share * number, end))
         for node in self.nodes[1:]:
-            await node.call("MEET", "127.0.0.1", self.nodes[0].port)
+            await node.call("MEET", self._host, self.nodes[0].port)
         await self.settled(self.nodes)
         for primary, replica in zip(self.primaries, self.replicas, strict=False):
             await replica.call("REPLICATE", await primary.id())
@@ -125,11 +134,11 @@ class Cluster:
 
     async def add(self) -> Node:
         """A primary without slots."""
-        node = Node(self._folder / f"p{len(self.primaries)}")
+        node = Node(self._folder / f"p{len(self.primaries)}", host=self._host)
         node.start()
         await until(lambda: _answers(node))
         await node.call("SET-CONFIG-EPOCH", 100)
-        await node.call("MEET", "127.0.0.1", self.primaries[0].port)
+        await node.call("MEET", self._host, self.primaries[0].port)
         self.primaries.append(node)
         await self.settled(self.nodes)
         return node
@@ -163,7 +172,7 @@ class Move:
     async def take(self, key: str) -> None:
         """Moves one key."""
         await self._source.client.execute_command(
-            *("MIGRATE", "127.0.0.1", self._target.port, "", 0, 5000, "AUTH", PASSWORD, "KEYS", key)
+            *("MIGRATE", self._target.host, self._target.port, "", 0, 5000, "AUTH", PASSWORD, "KEYS", key)
         )
 
     async def take_all(self) -> None:
@@ -186,10 +195,10 @@ def slot_of(namespace: str) -> int:
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: pathlib.Path, *, replicas: bool = False, announced: Sequence[int] = ()
+    folder: pathlib.Path, *, replicas: bool = False, announced: Sequence[int] = (), host: str = "127.0.0.1"
 ) -> AsyncIterator[Cluster]:
     """A cluster of three shards; `announced`: ports of fronts before them."""
-    made = Cluster(folder, replicas=replicas, announced=announced)
+    made = Cluster(folder, replicas=replicas, announced=announced, host=host)
     try:
         await made.start()
         yield made

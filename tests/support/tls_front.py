@@ -16,10 +16,15 @@ _HANDSHAKE = b"\x16"
 
 
 class TlsFront:
-    """Listens on loopback; `target` is the port behind it, set before the first client comes."""
+    """Listens on `host`; `target` is the port behind it on loopback, set before the first client comes."""
 
     def __init__(
-        self, files: certificates.Files, client_ca: certificates.Authority | None = None, *, plainly: bool = False
+        self,
+        files: certificates.Files,
+        client_ca: certificates.Authority | None = None,
+        *,
+        plainly: bool = False,
+        host: str = "127.0.0.1",
     ) -> None:
         """`client_ca`: clients need a certificate of it. `plainly`: who does not begin with TLS is passed on too."""
         self._plainly = plainly
@@ -28,7 +33,7 @@ class TlsFront:
         if client_ca is not None:
             self._context.verify_mode = ssl.CERT_REQUIRED
             self._context.load_verify_locations(client_ca.file)
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.create_server((host, 0))
         self._socket.setblocking(False)
         self.port = int(self._socket.getsockname()[1])
         self.target = 0

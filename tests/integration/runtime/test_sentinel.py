@@ -4,96 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-import subprocess
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-import redis.asyncio as aioredis
 
 from penstock.api import types, wire
 from penstock.runtime import clock as clocks
-from penstock.runtime import embedded_redis, errors, logs, processes, redis, redis_urls, registry
-
-PASSWORD = "of-both"
-
-
-class Group:
-    """A master, a replica and a Sentinel, all with one password."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self._folder = folder
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self.ports = {name: processes.free_port() for name in ("first", "second", "sentinel")}
-
-    @property
-    def url(self) -> str:
-        """For a link; one of its Sentinels is never there."""
-        dead = processes.free_port()
-        return f"redis+sentinel://:{PASSWORD}@127.0.0.1:{dead},127.0.0.1:{self.ports['sentinel']}/fleet/0"
-
-    def start(self) -> None:
-        """Starts all three."""
-        first = self.ports["first"]
-        auth = f'requirepass {PASSWORD}\nmasterauth {PASSWORD}\nsave ""\n'
-        self._run("first", auth)
-        self._run("second", f"{auth}replicaof 127.0.0.1 {first}\n")
-        watched = (
-            f"requirepass {PASSWORD}\nsentinel monitor fleet 127.0.0.1 {first} 1\nsentinel auth-pass fleet {PASSWORD}\n"
-        )
-        watched += "sentinel down-after-milliseconds fleet 500\nsentinel failover-timeout fleet 3000\n"
-        self._run("sentinel", watched, "--sentinel")
-
-    def _run(self, name: str, config: str, *flags: str) -> None:
-        folder = self._folder / name
-        folder.mkdir()
-        text = f"bind 127.0.0.1\nport {self.ports[name]}\ndir {folder}\nrepl-diskless-sync-delay 0\n{config}"
-        if flags:
-            text = text.replace("repl-diskless-sync-delay 0\n", "")
-        (folder / "redis.conf").write_text(text)
-        argv = [str(embedded_redis.find_binary()), str(folder / "redis.conf"), *flags]
-        log = open(folder / "log", "wb")  # noqa: SIM115  closed with the process
-        self._running[name] = subprocess.Popen(processes.die_with_parent(argv), stdout=log, stderr=log)
-
-    def kill(self, name: str) -> None:
-        """SIGKILL."""
-        self._running[name].kill()
-        self._running.pop(name).wait()
-
-    def stop(self) -> None:
-        """Ends what still runs."""
-        for name in list(self._running):
-            self.kill(name)
-
-    async def until_replicated(self) -> None:
-        """Until the replica has the master's data, so that a failover can choose it."""
-        client = aioredis.Redis(port=self.ports["second"], password=PASSWORD)
-        sentinel = aioredis.Redis(port=self.ports["sentinel"], password=PASSWORD, decode_responses=True)
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    up = (await client.info("replication"))["master_link_status"] == "up"
-                    seen = await sentinel.execute_command("SENTINEL", "REPLICAS", "fleet")
-                    if up and seen:
-                        break
-                except (aioredis.RedisError, OSError):
-                    pass
-                await asyncio.sleep(0.05)
-        await client.aclose()
-        await sentinel.aclose()
+from penstock.runtime import errors, logs, redis, redis_urls, registry
+from tests.support import sentinels
 
 
 @pytest_asyncio.fixture
-async def group(tmp_path: pathlib.Path) -> AsyncIterator[Group]:
+async def group(tmp_path: pathlib.Path) -> AsyncIterator[sentinels.Group]:
     """One that is ready to fail over."""
-    made = Group(tmp_path)
+    made = sentinels.Group(tmp_path)
     made.start()
     await made.until_replicated()
     yield made
     made.stop()
 
 
-async def test_a_link_follows_a_failover(group: Group) -> None:
+async def test_a_link_follows_a_failover(group: sentinels.Group) -> None:
     """The master is killed: the same link writes to the new one, with the data that was there, after some retryable errors."""
     link = redis.RedisLink(group.url, clocks.SystemClock())
     await link.start()
@@ -122,9 +54,9 @@ async def test_a_link_follows_a_failover(group: Group) -> None:
     await link.stop()
 
 
-async def test_a_wrong_password_is_no_reason_to_try_again(group: Group) -> None:
+async def test_a_wrong_password_is_no_reason_to_try_again(group: sentinels.Group) -> None:
     """Sentinels that refuse the password end the start; nothing of it is shown."""
-    url = group.url.replace(PASSWORD, "wrong")
+    url = group.url.replace(sentinels.PASSWORD, "wrong")
     link = redis.RedisLink(url, clocks.SystemClock(), required_within_s=2.0)
     with pytest.raises(errors.PenstockError) as refused:
         await link.start()

@@ -19,6 +19,18 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
 print("child", child.pid, flush=True)
 time.sleep(600)
 """
+# The parent of one of the group has left it, and never waits.
+_ZOMBIE = """
+import os, sys, time
+group = os.getpid()
+parent = os.fork()
+if not parent:
+    if os.fork():
+        os.setsid()
+        print("parent", os.getpid(), flush=True)
+    time.sleep(600)
+time.sleep(600)
+"""
 _LOUD = """
 import sys, time
 for number in range(4):
@@ -47,6 +59,27 @@ async def test_a_stop_ends_though_the_output_stays_open() -> None:
         assert made.poll() == -signal.SIGTERM and psutil.pid_exists(left)
     finally:
         os.kill(left, signal.SIGKILL)
+
+
+async def test_a_stop_waits_for_all_that_hold_memory_and_for_no_zombie() -> None:
+    """A member of the group whose parent never asks for its status is dead, and stays in the group: stop is quick all the same."""
+    made = program.Program()
+    await made.start([sys.executable, "-c", _ZOMBIE], os.environ)
+    parent = int((await words(made, "parent ")).split()[1])
+    try:
+        async with asyncio.timeout(5):
+            await made.stop(5.0)
+        group = [each for each in psutil.process_iter() if _group(each.pid) == made.pid]
+        assert [each.status() for each in group] == [psutil.STATUS_ZOMBIE]
+    finally:
+        os.kill(parent, signal.SIGKILL)
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 async def test_a_line_without_end_does_not_stop_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ def fleet(**node: object) -> control_pb2.Fleet:
             ["node-1", 8, "?", "?", "0.0", "no"],
             ["node node-1: the lease of its agent ended 41 s ago; what it draws is unknown"],
         ),
-        ({}, ["node-1", "?", "?", "?", "?", "no"], []),
+        ({}, ["node-1", "?", "?", "?", "?", "?"], []),
     ],
     ids=["well", "without GPUs", "a lost GPU", "silent", "without Redis"],
 )  # fmt: skip
