@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pydantic
 
-from operators import events, fleets, images, keeping, kube, pods, revisions, sight, units
+from operators import events, fleets, images, keeping, kube, pods, refused, revisions, sight, units
 from operators import published as publishing
 from operators.policy import accelerators, problems, rollout, routes, status, workers
 from penstock.api import invalid, types
@@ -77,7 +77,7 @@ class Unknowing:
 
 
 class DeploymentReconciler:
-    """One pass over one deployment; it keeps nothing between passes."""
+    """One pass over one deployment; between passes it keeps nothing but what its events have told."""
 
     def __init__(
         self,
@@ -96,6 +96,7 @@ class DeploymentReconciler:
         self._published = published or publishing.InMemory()
         # Names of workers that are being made.
         self._making: weakref.WeakValueDictionary[tuple[str, str], asyncio.Lock] = weakref.WeakValueDictionary()
+        self._conditions = events.Conditions()
         self._log = logs.get("operator")
 
     async def reconcile(self, namespace: str, name: str) -> Outcome:
@@ -113,6 +114,7 @@ class DeploymentReconciler:
             snapshot = await self._look(namespace, name, fresh=True)
         await self._publish(namespace, name, snapshot)
         if snapshot is None:
+            self._conditions.forget(namespace, name)
             return Outcome(True)
         now_s = self._clock.now_s()
         unkept = await self._keep_revisions(snapshot)
@@ -159,8 +161,8 @@ class DeploymentReconciler:
         try:
             deployment = modeldeployment.ModelDeployment.read(seen.document)
         except pydantic.ValidationError as exc:
-            message = f"{invalid.in_words(exc, 'object')} -> correct it: this version takes no such ModelDeployment"
-            await self._say_invalid(seen.document, message[:1000])
+            message = refused.message(modeldeployment.ModelDeployment, exc)
+            await self._say_invalid(seen.document, message)
             raise errors.TerminalError(f"{namespace}/{name}: {message}") from exc
         records = await (self._fleets.again if fresh else self._fleets.records)(namespace)
         newest = revisions.name_of(revisions.template(deployment))
@@ -409,31 +411,18 @@ class DeploymentReconciler:
         }
         written = await self._kube.apply(f"{sight.DEPLOYMENT.path(meta.namespace, meta.name)}/status", document)
         self._sight.wrote(sight.DEPLOYMENT, written)
-        for become in events.of_status(before, wanted, now_s):
+        for become in self._conditions.changed(before, wanted, now_s):
             await self._tell(become)
 
     async def _say_invalid(self, document: Object, message: str) -> None:
         """Of an object that an older definition took; its workers stay as they are."""
-        meta, said = base.ObjectMeta.model_validate(document["metadata"]), document.get("status", {})
-        before = base.Status.model_validate(said, extra="ignore")
-        now_s = self._clock.now_s()
-        ready = status.condition(before.conditions, status.READY, False, "Invalid", message, meta.generation, now_s)
-        if ready in before.conditions:
+        kind = modeldeployment.ModelDeployment
+        written = await refused.say(self._kube, self._clock, kind, document, message)
+        if written is None:
             return
-        kept = [each for each in said.get("conditions", ()) if each["type"] != status.READY]
-        become = {
-            "observedGeneration": meta.generation,
-            "conditions": [*kept, ready.model_dump(by_alias=True, mode="json")],
-        }
-        applied = {
-            "apiVersion": base.API_VERSION,
-            "kind": "ModelDeployment",
-            "metadata": {"name": meta.name, "namespace": meta.namespace},
-            "status": {**said, **become},
-        }
-        written = await self._kube.apply(f"{sight.DEPLOYMENT.path(meta.namespace, meta.name)}/status", applied)
         self._sight.wrote(sight.DEPLOYMENT, written)
-        await self._tell(events.event(meta, "Warning", "Invalid", "Observe", message, now_s))
+        meta = base.ObjectMeta.model_validate(document["metadata"])
+        await self._tell(events.event(meta, "Warning", refused.REASON, "Observe", message, self._clock.now_s()))
 
     async def _tell(self, event: Object) -> None:
         """Events are for people: one that is lost costs nothing else."""

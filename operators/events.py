@@ -57,22 +57,43 @@ def of_command(about: modeldeployment.ModelDeployment, command: workers.Command,
             return event(about.metadata, "Normal", "WorkerDeleted", "Delete", note, now_s)
 
 
-def of_status(before: modeldeployment.ModelDeployment, after: modeldeployment.Status, now_s: float) -> list[Object]:
-    """What the object has become: one for each condition whose value or reason has changed, or whose cause has.
+class Conditions:
+    """Tells what objects have become by their conditions, and remembers what it has told of each as it is now.
 
-    A warning's message that differs in more than numbers, and names with numbers, tells of another cause.
+    A warning is told anew where its cause is another: where its message differs in more than numbers, and names with numbers.
+    Causes that come by turns, as kubelets give two reasons of one image that cannot be pulled, are told once each.
     """
-    known = {(each.type, each.status, each.reason): _cause(each.message) for each in before.status.conditions}
-    found = []
-    for each in after.conditions:
-        # A first roll-out is told by its workers.
-        first = each.type == status.PROGRESSING and not before.status.revision
-        kind: Literal["Normal", "Warning"] = "Normal" if each.reason in _NORMAL else "Warning"
-        told = known.get((each.type, each.status, each.reason))
-        if first or (told is not None and (kind == "Normal" or told == _cause(each.message))):
-            continue
-        found.append(event(before.metadata, kind, each.reason, "Observe", each.message, now_s))
-    return found
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, str], dict[str, set[tuple[str, ...]]]] = {}
+
+    def changed(
+        self, before: modeldeployment.ModelDeployment, after: modeldeployment.Status, now_s: float
+    ) -> list[Object]:
+        """One event for each condition whose value, reason or cause is new."""
+        meta = before.metadata
+        known = {each.type: each for each in before.status.conditions}
+        told = self._told.setdefault((meta.namespace, meta.name), {})
+        found = []
+        for each in after.conditions:
+            cause, last = _cause(each.message), known.get(each.type)
+            same = last is not None and (last.status, last.reason) == (each.status, each.reason)
+            causes = told.setdefault(each.type, set())
+            if not same:
+                causes.clear()
+            elif last is not None:
+                causes.add(_cause(last.message))
+            kind: Literal["Normal", "Warning"] = "Normal" if each.reason in _NORMAL else "Warning"
+            new = not same or (kind == "Warning" and cause not in causes)
+            causes.add(cause)
+            # A first roll-out is told by its workers.
+            if new and not (each.type == status.PROGRESSING and not before.status.revision):
+                found.append(event(meta, kind, each.reason, "Observe", each.message, now_s))
+        return found
+
+    def forget(self, namespace: str, name: str) -> None:
+        """Of an object that is gone."""
+        self._told.pop((namespace, name), None)
 
 
 def _cause(message: str) -> tuple[str, ...]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from operators import cache, kube, sight
+import pydantic
+
+from operators import cache, kube, refused, sight
 from operators.policy import hardware
 from penstock.api.crds import acceleratorprofile, base
 from penstock.runtime import clock as clocks
+from penstock.runtime import errors
 
 _LISTING_S, _REFUSED_S = 0.5, 15.0
 
@@ -32,15 +35,25 @@ class Profiles:
         self._kube, self._clock, self._known, self._nodes = client, clock, known, nodes
 
     async def reconcile(self, name: str) -> float | None:
-        """Writes the status where it differs; when to look again, s, where nodes are not known yet. Raises as the client."""
+        """Writes the status where it differs; when to look again, s, where nodes are not known yet.
+
+        Raises as the client, and TerminalError for a profile that this version does not take, which says so in its status.
+        """
         document = self._known.store.get("", name)
         if document is None:
             return None
+        try:
+            read = acceleratorprofile.AcceleratorProfile.read(document)
+        except pydantic.ValidationError as exc:
+            why = refused.message(acceleratorprofile.AcceleratorProfile, exc)
+            written = await refused.say(self._kube, self._clock, acceleratorprofile.AcceleratorProfile, document, why)
+            if written is not None:
+                self._known.take(written)
+            raise errors.TerminalError(f"{name}: {why}") from exc
         listed = self._nodes.synced
         if not listed and not self._nodes.away:
             # The first list is on its way.
             return _LISTING_S
-        read = acceleratorprofile.AcceleratorProfile.read(document)
         nodes = map(hardware.Node.of, self._nodes.store) if listed else None
         wanted = hardware.of_profile(read, nodes, self._clock.now_s())
         again_s = None if listed else _REFUSED_S

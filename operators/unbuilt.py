@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from operators import kube
+import pydantic
+
+from operators import kube, refused
 from operators.policy import status
 from penstock.api.crds import base, kvcachetier, loraadapter, powerdomain, tenant
 from penstock.runtime import clock as clocks
+from penstock.runtime import errors
 
 KINDS: tuple[type[base.Resource], ...] = (
     loraadapter.LoraAdapter,
@@ -13,12 +16,6 @@ KINDS: tuple[type[base.Resource], ...] = (
     kvcachetier.KVCacheTier,
     tenant.Tenant,
 )
-
-
-def path_of(kind: base.Kind, namespace: str, name: str) -> str:
-    """Path of an object."""
-    middle = f"/namespaces/{namespace}" if kind.namespaced else ""
-    return f"/apis/{base.API_VERSION}{middle}/{kind.plural}/{name}"
 
 
 async def reconcile(
@@ -29,15 +26,22 @@ async def reconcile(
     name: str,
     known: kube.Object | None = None,
 ) -> bool:
-    """Writes the condition where it is missing or about an older generation; whether it wrote. Raises as the client.
+    """Writes the condition where it is missing or about an older generation; whether it wrote.
+
+    Raises as the client, and TerminalError for an object that this version does not take, which says so in its status.
 
     `known` is a copy of the object; without one the server is asked.
     """
-    path = path_of(resource.KIND, namespace, name)
+    path = refused.path_of(resource.KIND, namespace, name)
     document = known or await client.get(path)
     if document is None:
         return False
-    read = resource.read(document)
+    try:
+        read = resource.read(document)
+    except pydantic.ValidationError as exc:
+        why = refused.message(resource, exc)
+        await refused.say(client, clock, resource, document, why)
+        raise errors.TerminalError(f"{name}: {why}") from exc
     before: base.Status = getattr(read, "status")  # noqa: B009  each kind has a status of its own type
     kind, generation = resource.__name__, read.metadata.generation
     condition = status.not_yet(before, generation, kind, clock.now_s())

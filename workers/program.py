@@ -74,7 +74,7 @@ class Program:
         # What is killed lets go of its memory and its ports a moment later.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GONE_S):
-                while _any_left(process.pid):
+                while await asyncio.to_thread(_any_left, process.pid):
                     await asyncio.sleep(_POLL_S)
         if self._pump is not None:
             # What has left the group may hold the output open for ever.
@@ -103,7 +103,10 @@ class Program:
 
 
 def _any_left(group: int) -> bool:
-    """Whether a process of it still holds anything: a zombie does not, and nobody may be there to take its status."""
+    """Whether a process of it still holds anything.
+
+    A zombie whose threads have all ended does not, and nobody may be there to take its status.
+    """
     if not _signal_group(group, 0):
         return False
     found = list(pathlib.Path("/proc").glob("[0-9]*/stat"))
@@ -111,12 +114,12 @@ def _any_left(group: int) -> bool:
 
 
 def _is_left(path: pathlib.Path, group: int) -> bool:
-    # Its command, in brackets, may hold anything; then its state, parent and group (proc_pid_stat(5)).
+    # Its command, in brackets, may hold anything; then state, parent, group and, 17th, threads (proc_pid_stat(5)).
     try:
-        state, _, of = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
-    except (OSError, ValueError):
+        fields = path.read_text(errors="replace").rpartition(")")[2].split()
+        return int(fields[2]) == group and (fields[0] not in "ZX" or int(fields[17]) > 1)
+    except (OSError, ValueError, IndexError):
         return False
-    return int(of) == group and state not in "ZX"
 
 
 def _signal_group(group: int, number: int) -> bool:

@@ -114,7 +114,7 @@ class Found:
 
 
 async def run(setting: Setting, tell: Callable[[str], None]) -> Found:
-    """All of it; some fifteen minutes. Raises fleet.FleetError."""
+    """All of it; some twenty minutes. Raises fleet.FleetError."""
     machine, paces = pace.Pace(), {name: list[float]() for name in ("calibration", "one engine", "sessions", "busy")}
     with awake.processors() as asleep, machine.held(), tempfile.TemporaryDirectory(prefix="fid-") as name:
         if asleep:

@@ -91,7 +91,8 @@ class Decode:
 class Measured:
     """Everything found. `cached_known`: the server's usage tells cached tokens, so contexts could be measured.
 
-    `rounds` were measured; of the quickest, as many as were asked for, the slowest had a pace of `spread` above the best.
+    Of each point the median over all `rounds`. Of the quickest, as many as were asked for, the slowest had a pace of `spread`
+    above the best.
     """
 
     prefills: tuple[Prefill, ...]

@@ -140,9 +140,9 @@ def _plan(
     largest = min(given["max_batch"], given["max_num_seqs"])
     batches = sorted({1 << power for power in range(largest.bit_length()) if 1 << power <= largest} | {largest})
     # One sequence of much KV reads it at another speed than many of little.
-    prompts = [64, max(128, longest // 4), max(256, longest // 2), longest]
+    prompts = sorted({min(longest, each) for each in (64, max(128, longest // 4), max(256, longest // 2), longest)})
     return measure.Plan(
-        to, headers, model, lengths, [longest // 4, longest // 2], batches, prompts, largest * prompts[1],
+        to, headers, model, lengths, [longest // 4, longest // 2], batches, prompts, largest * max(128, longest // 4),
         given["output_tokens"], given["rounds"], given["timeout_s"], given["pause_s"], given["extra_body"],
     )  # fmt: skip
 

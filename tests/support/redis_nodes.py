@@ -29,7 +29,7 @@ class Node:
     def __init__(self, folder: pathlib.Path, announced: int | None = None, host: str = "127.0.0.1") -> None:
         """`announced`: the port that others are told, of a front before this node."""
         folder.mkdir(parents=True)
-        self.host, self.port = host, _free_pair()
+        self.host, self.port = host, _free_pair(host)
         self._conf = folder / "redis.conf"
         self._conf.write_text(
             f"bind {host}\nport {self.port}\ndir {folder}\nsave \"\"\nrepl-diskless-sync-delay 0\n"
@@ -104,7 +104,7 @@ class Cluster:
     @property
     def url(self) -> str:
         """Names every primary, and one node that was never there."""
-        dead = processes.free_port()
+        dead = processes.free_port(self._host)
         hosts = ",".join(f"{self._host}:{port}" for port in [dead, *(each.port for each in self.primaries)])
         return f"redis+cluster://:{PASSWORD}@{hosts}"
 
@@ -231,11 +231,11 @@ async def _follows(replica: Node) -> bool:
     return False
 
 
-def _free_pair() -> int:
+def _free_pair(host: str) -> int:
     """A free port whose bus port is free too."""
     while True:
-        port = processes.free_port()
+        port = processes.free_port(host)
         with socket.socket() as sock, contextlib.suppress(OSError):
             if port + _BUS < 65_536:
-                sock.bind(("127.0.0.1", port + _BUS))
+                sock.bind((host, port + _BUS))
                 return port

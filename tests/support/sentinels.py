@@ -19,12 +19,12 @@ class Group:
     def __init__(self, folder: pathlib.Path, host: str = "127.0.0.1") -> None:
         self._folder, self.host = folder, host
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self.ports = {name: processes.free_port() for name in ("first", "second", "sentinel")}
+        self.ports = {name: processes.free_port(host) for name in ("first", "second", "sentinel")}
 
     @property
     def url(self) -> str:
         """For a link; one of its Sentinels is never there."""
-        dead = processes.free_port()
+        dead = processes.free_port(self.host)
         return f"redis+sentinel://:{PASSWORD}@{self.host}:{dead},{self.host}:{self.ports['sentinel']}/fleet/0"
 
     def start(self) -> None:

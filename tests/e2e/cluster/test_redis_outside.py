@@ -82,12 +82,12 @@ def release(cluster: session.RealCluster, kube: tools.Tools, name: str, outside:
     """The chart in a namespace of its own; kubectl in it."""
     space = kube.within(name)
     kube.kubectl("create", "namespace", name)
-    space.kubectl("create", "secret", "generic", "outside", f"--from-literal=url={outside.url}")
     values = ["redis.mode=external", "redis.existingSecret=outside"]
-    if outside.ca is not None:
-        space.kubectl("create", "secret", "generic", "outside-ca", f"--from-file=ca.crt={outside.ca}")
-        values.append("redis.caSecret=outside-ca")
     try:
+        space.kubectl("create", "secret", "generic", "outside", f"--from-literal=url={outside.url}")
+        if outside.ca is not None:
+            space.kubectl("create", "secret", "generic", "outside-ca", f"--from-file=ca.crt={outside.ca}")
+            values.append("redis.caSecret=outside-ca")
         installed.install(space, cluster.folder, "--set", ",".join(values))
         yield space
     finally:
@@ -118,13 +118,19 @@ def test_a_fleet_of_this_redis(
             if outside.fail is not None:
                 portal.call(outside.fail)
             space.kubectl("scale", "md/tiny", "--replicas=3")
-            tools.until("a third worker is told of, and all is well", lambda: workers(space) == 3, 180)
+            tools.until("a third worker is told of", lambda: workers(space) == 3, 180)
+            tools.until("all is well", lambda: problems(space) == [], 60)
             seen = len(load.outcomes)
             tools.until("requests go on", lambda: len(load.outcomes) > seen + 20)
         assert load.problems == []
 
 
 def workers(space: tools.Tools) -> int:
-    """Those that are ready by what the controller reads in Redis; 0 while anything is degraded."""
-    found = installed.status(space)
-    return sum(each["state"] == "ready" for each in found["workers"]) if found.get("healthy") else 0
+    """Those that are ready by what the controller reads in Redis."""
+    return sum(each["state"] == "ready" for each in installed.status(space).get("workers", ()))
+
+
+def problems(space: tools.Tools) -> list[str]:
+    """What is degraded."""
+    found: list[str] = installed.status(space).get("problems", ["no controller answers"])
+    return found

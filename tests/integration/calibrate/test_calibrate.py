@@ -51,7 +51,7 @@ async def test_the_speed_of_an_engine_is_found(tmp_path: pathlib.Path) -> None:
     """The profile of a simulated worker is found from outside, to 20 % on a busy machine, and the simulator takes it."""
     path = tmp_path / "found.json"
     async with engine("--profile", TRUTH.name) as url:
-        status, _, errors = await calibrate("--target", url, "--rounds", "3", "--pause", "0", "--out", str(path))
+        status, _, errors = await calibrate("--target", url, "--rounds", "1", "--pause", "0", "--out", str(path))
     assert status == 0, errors
     found = perf.load_profile(str(path))
     assert (found.kv_blocks, found.block_size) == (TRUTH.kv_blocks, TRUTH.block_size)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from operators import build, deployments, fleets, kube, pods, published, sight, unbuilt
+from operators import build, cache, deployments, fleets, kube, pods, profiles, published, refused, sight, unbuilt
 from operators.policy import workers
 from penstock.api.crds import acceleratorprofile, modeldeployment, schema
 from penstock.runtime import errors, processes
@@ -239,11 +239,37 @@ async def test_kinds_without_a_controller_say_so(stage: Stage, resource: Any) ->
     assert stage.server.create(document, stage.namespace).is_success
     name = document["metadata"]["name"]
     assert await unbuilt.reconcile(stage.client, stage.clock, resource, stage.namespace, name)
-    path = unbuilt.path_of(resource.KIND, stage.namespace, name)
+    path = refused.path_of(resource.KIND, stage.namespace, name)
     condition = stage.server.get(path).json()["status"]["conditions"][0]
     assert (condition["status"], condition["reason"]) == ("False", "NotYetImplemented")
     assert not await unbuilt.reconcile(stage.client, stage.clock, resource, stage.namespace, name)
+    # One that an older definition took.
+    known = stage.server.get(path).json()
+    known["spec"]["nobody"] = 1
+    with pytest.raises(errors.TerminalError, match=r"spec\.nobody: Extra inputs .* -> correct it"):
+        await unbuilt.reconcile(stage.client, stage.clock, resource, stage.namespace, name, known)
+    condition = stage.server.get(path).json()["status"]["conditions"][0]
+    assert (condition["status"], condition["reason"]) == ("False", "Invalid")
+    assert "this version takes no such" in condition["message"]
     stage.server.delete(document, stage.namespace)
+
+
+async def test_a_profile_that_an_older_definition_took_says_so(stage: Stage) -> None:
+    """Ready is False with the reason Invalid, and each pass says it again to the log."""
+    document = next(each for each in support.valid() if each["kind"] == "AcceleratorProfile")
+    document["metadata"] = {"name": stage.namespace[-40:]}
+    assert stage.server.create(document, "").is_success
+    name = document["metadata"]["name"]
+    path = sight.PROFILE.path("", name)
+    copies = cache.Informer(stage.client, stage.clock, cache.Store(), [])
+    known = stage.server.get(path).json()
+    known["spec"]["nobody"] = 1
+    copies.take(known)
+    with pytest.raises(errors.TerminalError, match=r"spec\.nobody: Extra inputs .* -> correct it"):
+        await profiles.Profiles(stage.client, stage.clock, copies, copies).reconcile(name)
+    [condition] = stage.server.get(path).json()["status"]["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == ("Ready", "False", "Invalid")
+    stage.server.delete(document, "")
 
 
 async def test_a_server_that_is_away_is_worth_another_try(access: api.Access) -> None:

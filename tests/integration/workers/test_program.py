@@ -61,7 +61,7 @@ async def test_a_stop_ends_though_the_output_stays_open() -> None:
         os.kill(left, signal.SIGKILL)
 
 
-async def test_a_stop_waits_for_all_that_hold_memory_and_for_no_zombie() -> None:
+async def test_a_stop_waits_for_no_zombie() -> None:
     """A member of the group whose parent never asks for its status is dead, and stays in the group: stop is quick all the same."""
     made = program.Program()
     await made.start([sys.executable, "-c", _ZOMBIE], os.environ)

@@ -54,7 +54,8 @@ def node_registry() -> prometheus_client.CollectorRegistry:
 
 def alerts() -> list[dict[str, str]]:
     """The alert rules."""
-    groups = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"]
+    texts = [(CHART / "files" / name).read_text() for name in ("alerts.yaml", "alerts-operator.yaml")]
+    groups = yaml.safe_load("".join(texts))["groups"]
     rules: list[dict[str, str]] = [rule for group in groups for rule in group["rules"]]
     return rules
 

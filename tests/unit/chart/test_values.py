@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import re
 import shutil
 
 import pytest
@@ -50,15 +49,6 @@ def test_every_value_is_documented() -> None:
     rows = list(chartgen._rows(values.Chart(), ""))
     assert len(rows) > 80
     assert [key for key, _, text in rows if len(text) < 3] == []
-
-
-def test_every_value_is_used() -> None:
-    """A value that no template reads would be a promise that nothing keeps."""
-    text = "".join(path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file())
-    # Passed on whole, or read below another name.
-    shared = {"nodeSelector", "tolerations", "affinity", "priorityClassName", "annotations", "labels", "cpu", "memory"}
-    names = {key.rpartition(".")[2] for key, _, _ in chartgen._rows(values.Chart(), "")} - shared
-    assert [name for name in sorted(names) if not re.search(rf"\.{name}\b", text)] == []
 
 
 def test_the_chart_carries_the_definitions() -> None:
