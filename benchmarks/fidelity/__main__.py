@@ -115,18 +115,14 @@ def real_vllm(context: click.Context, /, json_to: str | None, **given: Any) -> N
         output.table(ranks, ("load", "by", "better", "worse", "order in the simulator"))
         paces = [(part, " ".join(f"{each:.2f}" for each in took)) for part, took in found.paces.items()]
         output.table(paces, ("part", "processor time of the same small computation, ms"), "the machine's own pace")
-    missed = [row for row in rows if row.met is False]
-    other = [pair for pair in ranks if pair[-1] == "OTHER"]
-    if not missed and not other:
-        context.exit(0)
-    if any(not found.unsure(row) for row in missed) or (other and found.drift <= vllm.STEADY):
-        context.exit(1)
-    click.echo(
-        f"the machine was too unsteady to say: its speed changed by {found.drift:.0%} between plays of a load, or figures of "
-        "one engine differ among themselves by more than they miss by",
-        err=True,
-    )
-    context.exit(3)
+    status = vllm.status(found)
+    if status == vllm.UNSTEADY:
+        click.echo(
+            f"the machine was too unsteady to say: its speed changed by {found.drift:.0%} between plays of a load, or figures "
+            "of one engine differ among themselves by more than they miss by",
+            err=True,
+        )
+    context.exit(status)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from workers.vllm import tiny_model
 ALLOWED = {"p50": 0.2, "p95": 0.2}
 # A machine that changes its speed by more from one play to the next says nothing of an order.
 STEADY = 0.15
+UNSTEADY = 3
 # One engine plays so often, with a calibration before each time and after the last: what else the host does comes and goes
 # within a minute, and is part of both.
 _PLAYS = 4
@@ -305,3 +306,13 @@ def ranks(found: Found) -> list[tuple[str, str, str, str, str]]:
             simulated = {policy: order.means(policy, latency)[1] for policy in POLICIES}
             out += [(order.load, latency, *pair) for pair in table.orders(measured, simulated)]
     return out
+
+
+def status(found: Found) -> int:
+    """0: it agrees; 1: it does not; `UNSTEADY`: what does not may be the machine's doing, all of it."""
+    missed = [row for row in rows(found) if row.met is False]
+    other = any(order == "OTHER" for *_, order in ranks(found))
+    if not missed and not other:
+        return 0
+    sure = any(not found.unsure(row) for row in missed) or (other and found.drift <= STEADY)
+    return 1 if sure else UNSTEADY

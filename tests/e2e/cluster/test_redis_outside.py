@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
-from anyio import from_thread
 
 from penstock.runtime import clock as clocks
 from penstock.runtime import embedded_redis
@@ -29,7 +31,7 @@ class Outside:
 
     url: str
     ca: pathlib.Path | None = None
-    fail: Callable[[], Awaitable[None]] | None = None
+    fail: Callable[[], Coroutine[Any, Any, None]] | None = None
 
 
 @contextlib.asynccontextmanager
@@ -78,6 +80,20 @@ async def behind_tls(folder: pathlib.Path, fleet: str) -> AsyncIterator[Outside]
 
 
 @contextlib.contextmanager
+def running() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """A loop of its own, which goes on while a test waits for kubectl; gives what runs something in it, to its end."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(120)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@contextlib.contextmanager
 def release(cluster: session.RealCluster, kube: tools.Tools, name: str, outside: Outside) -> Iterator[tools.Tools]:
     """The chart in a namespace of its own; kubectl in it."""
     space = kube.within(name)
@@ -105,18 +121,18 @@ def test_a_fleet_of_this_redis(
 ) -> None:
     """No Redis of the release's own; workers come, clients are answered, and where its master ends under load none is lost."""
     name = made.__name__.replace("_", "-")
-    with (
-        from_thread.start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(made(tmp_path, name)) as outside,
-        release(cluster, kube, name, outside) as space,
-    ):
+    with running() as run, contextlib.ExitStack() as held:
+        server = made(tmp_path, name)
+        outside = run(server.__aenter__())
+        held.callback(lambda: run(server.__aexit__(None, None, None)))
+        space = held.enter_context(release(cluster, kube, name, outside))
         assert installed.pods(space, "app.kubernetes.io/component=redis") == []
         space.apply(examples.example())
         space.wait("--for=condition=Ready", "md/tiny")
         with Load(installed.gateway_url(space), "tiny") as load:
             tools.until("requests are answered", lambda: len(load.outcomes) > 10)
             if outside.fail is not None:
-                portal.call(outside.fail)
+                run(outside.fail())
             space.kubectl("scale", "md/tiny", "--replicas=3")
             tools.until("a third worker is told of", lambda: workers(space) == 3, 180)
             tools.until("all is well", lambda: problems(space) == [], 60)

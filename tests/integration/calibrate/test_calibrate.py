@@ -89,3 +89,19 @@ async def test_a_server_that_cannot_be_measured_is_a_failure() -> None:
         status, output, errors = await calibrate("--target", server.url)
     assert (status, output) == (1, "")
     assert "not_a_stream" in errors
+
+
+async def test_fields_of_clients_are_asked_with() -> None:
+    """`--extra-body` is in every request, beside what measuring needs."""
+    seen: list[dict[str, object]] = []
+
+    async def behave(received: scripted_engine.Received) -> None:
+        seen.append(received.json())
+        await scripted_engine.answer()(received)
+
+    async with scripted_engine.ScriptedEngine(behave) as server:
+        extra = ("--extra-body", '{"temperature": 0.5}', "--kv-blocks", "100")
+        status, _, _ = await calibrate("--target", server.url, "--model", scripted_engine.MODEL, *extra)
+    assert status == 1
+    [asked] = seen
+    assert (asked["temperature"], asked["ignore_eos"], asked["stream"]) == (0.5, True, True)

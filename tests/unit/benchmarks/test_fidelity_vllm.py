@@ -53,6 +53,19 @@ def test_a_verdict_within_the_figures_own_spread_is_unsure() -> None:
     assert table.error_of_error([1.0], [1.0, 2.0]) == math.inf
 
 
+def test_only_what_is_sure_fails() -> None:
+    """Of one engine's figures by their spread, of an order by the machine's pace."""
+    assert vllm.status(found(40.0, 40.0)) == 0
+    assert vllm.status(found(52.0, 52.2)) == 1
+    assert vllm.status(found(41.0, 57.2)) == vllm.UNSTEADY
+    other = found(40.0, 40.0)
+    # Now the default is first as measured in both rounds, and the last by far in the simulator.
+    other.orders[0].simulated["default"] = [figures(90.0, 180.0)]
+    assert vllm.status(other) == 1
+    other.paces["sessions"] = [0.9, 1.2]
+    assert vllm.status(other) == vllm.UNSTEADY
+
+
 def test_the_machines_own_pace_tells_of_orders() -> None:
     """A machine that took a third longer for the same in one of two plays says nothing of an order."""
     one = found(40.0, 40.0)
