@@ -278,7 +278,7 @@ def undisturbed(server: api.Api, access: api.Access, rayclusters: None) -> Undis
 @pytest.mark.parametrize(
     ("name", "moment"),
     [
-        ("grows", "after"), ("shrinks", "after"), pytest.param("grows", "before", marks=pytest.mark.long),
+        ("shrinks", "after"), *(pytest.param("grows", moment, marks=pytest.mark.long) for moment in ("before", "after")),
         *(pytest.param(name, "after", marks=pytest.mark.long) for name, story in STORIES.items() if story.long),
     ],
 )  # fmt: skip
