@@ -26,6 +26,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "e2e_mean_ms": ("e2e_ms", "mean"),
     "e2e_p95_ms": ("e2e_ms", "p95"),
     "goodput_rps": ("goodput_rps",),
+    "requests": ("requests",),
     "completed": ("completed",),
     "reuse_blocks": ("reuse_blocks",),
     "imbalance": ("imbalance",),
@@ -60,6 +61,12 @@ class Row:
     figures: dict[str, Interval | None]
     differences: dict[str, Interval | None]
 
+    @property
+    def failed(self) -> bool:
+        """Whether any request did not complete."""
+        asked, completed = self.figures["requests"], self.figures["completed"]
+        return asked is None or completed is None or completed.mean < asked.mean
+
 
 def compare(
     told: scenario.Scenario,
@@ -67,14 +74,11 @@ def compare(
     seeds: Sequence[int],
     on_done: Callable[[str, int], None] = lambda policy, seed: None,
 ) -> list[Row]:
-    """Plays the scenario for each policy and seed. For one seed all policies get the same arrivals.
+    """Plays the scenario for each policy, in place of all that it names, and seed. Arrivals are the same for one seed.
 
     Raises scenario.ScenarioError for a policy that does not exist.
     """
-    tolds = {
-        policy: scenario.parse(told.model_dump() | {"gateways": told.gateways.model_dump() | {"policy": policy}})
-        for policy in policies
-    }
+    tolds = {policy: scenario.under(told, policy) for policy in policies}
     runs: dict[str, list[dict[str, Any]]] = {policy: [] for policy in policies}
     for seed in seeds:
         seeded = told.model_copy(update={"seed": seed})

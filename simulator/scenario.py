@@ -376,22 +376,58 @@ def parse(values: dict[str, Any]) -> Scenario:
         raise ScenarioError("; ".join(_line(item) for item in exc.errors())) from exc
 
 
+def under(told: Scenario, policy: str) -> Scenario:
+    """The scenario with one policy for all its models. Raises ScenarioError where there is none of that name."""
+    values = told.model_dump()
+    values["gateways"]["policy"] = policy
+    for model in values["fleet"]["models"]:
+        model["policy"] = None
+    return parse(values)
+
+
 def load(path: pathlib.Path) -> Scenario:
-    """The scenario in a YAML file; a trace's path is relative to it. Raises ScenarioError."""
+    """The scenario in a YAML file; paths of a trace and of profiles (`.json`) are relative to it. Raises ScenarioError."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise ScenarioError(f"{path}: {' '.join(str(exc).split())}") from exc
     if not isinstance(values, dict):
         raise ScenarioError(f"{path}: a scenario is a mapping of keys to values")
     try:
-        told = parse(values)
+        told = parse(_beside(path.parent, values))
     except ScenarioError as exc:
         raise ScenarioError(f"{path}: {exc}") from exc
     if told.trace is None:
         return told
     trace = told.trace.model_copy(update={"path": path.parent / told.trace.path})
     return told.model_copy(update={"trace": trace})
+
+
+class _Loader(yaml.SafeLoader):
+    """One that takes no key twice: YAML has it so, and PyYAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return found
+
+
+def _beside(folder: pathlib.Path, values: Any) -> Any:
+    """The same with the paths of profiles below `folder`."""
+    if isinstance(values, dict):
+        return {
+            key: str(folder / each)
+            if key == "profile" and isinstance(each, str) and each.endswith(".json")
+            else _beside(folder, each)
+            for key, each in values.items()
+        }
+    return [_beside(folder, each) for each in values] if isinstance(values, list) else values
 
 
 def _line(item: Any) -> str:

@@ -32,7 +32,12 @@ def main(
     traces: pathlib.Path | None, names: tuple[str, ...], policies: tuple[str, ...], gateways: int, seeds: int, jobs: int,
     *, ablate: bool, find_knee: bool, json_to: pathlib.Path | None,
 ) -> None:  # fmt: skip
-    """Play every policy and print mean and 95 % interval over the seeds, the default first."""
+    """Play every policy and print mean and 95 % interval over the seeds, the default first.
+
+    Exit status: 1 where the default misses a target, with each.
+    """
+    if find_knee and traces is None:
+        raise click.UsageError("--knee is found on the conversation: give --traces, or PENSTOCK_TRACES")
     others = policies or tuple(name for name in profiles.names() if name != profiles.DEFAULT)
     if ablate:
         others = tuple(play.WITHOUT + component for component in COMPONENTS)
@@ -51,12 +56,17 @@ def main(
             found[workload] = rows
             table.show(workload, rows)
     table.verdict(found)
+    missed = [] if ablate else table.missed(found)
+    for each in missed:
+        click.echo(f"MISSED {each}")
     if json_to is not None:
         plain = {
             workload: {policy: [dataclasses.asdict(each) for each in runs] for policy, runs in rows.items()}
             for workload, rows in found.items()
         }
         json_to.write_text(json.dumps({"gateways": gateways, "seeds": seeds, "workloads": plain}, indent=1) + "\n")
+    if missed:
+        raise SystemExit(1)
 
 
 def _told(

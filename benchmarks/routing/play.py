@@ -81,7 +81,8 @@ def profile_of(name: str) -> profiles.Profile:
     if not name.startswith(WITHOUT):
         return profiles.by_name(name)
     decide = functools.partial(_without, name.removeprefix(WITHOUT))
-    return profiles.Profile(name, decide, True, "the default without a part")
+    # All else is the default's: what waits at the gateway, and for how long.
+    return dataclasses.replace(profiles.by_name(profiles.DEFAULT), name=name, decide=decide)
 
 
 def _without(component: str, request: types.Request, observed: types.Observed, state: int) -> types.Decision:

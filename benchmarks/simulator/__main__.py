@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import resource
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -91,14 +93,15 @@ def whole(wanted: scenario.Scenario) -> float:
     return time.process_time() - began
 
 
-def main() -> None:
-    """Prints the table."""
+def main() -> int:
+    """Prints the table; 1 where an event costs more than the logarithm of the number of workers."""
     parser = argparse.ArgumentParser(description="Cost of the simulator against the number of workers.")
     parser.add_argument("--requests", type=int, default=20_000, help="requests of each row, about")
     parser.add_argument("--workers", default="1,4,16,64,256,1024", help="numbers of workers")
     given = parser.parse_args()
     print(f"{'workers':>8} {'events':>9} {'us/event':>9} {'to first':>9} {'1+log2/first':>13} {'all, us/request':>16}")
     first: float | None = None
+    beyond = False
     for workers in (int(part) for part in given.workers.split(",")):
         wanted = told(workers, given.requests)
         spent_s, events = engines_alone(wanted)
@@ -109,7 +112,10 @@ def main() -> None:
         count = sum(1 for _ in simulation.workload(wanted))
         all_us = whole(wanted) / count * 1e6
         print(f"{workers:8d} {events:9d} {each_us:9.2f} {each_us / first:9.2f} {log:13.2f} {all_us:16.1f}", flush=True)
+        beyond |= each_us / first > log
+    print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    return int(beyond)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

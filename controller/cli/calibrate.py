@@ -81,6 +81,7 @@ def calibrate(context: click.Context, /, **given: Any) -> None:
     The profile works wherever a profile is named: `penstock simulate --profile FILE.json`. Every fifth point is kept out
     of the fit, and the error on those is shown. Exit status: 0 done, 1 the server could not be measured, 2 wrong use.
     """
+    output.refuse_unwritable(given["out"])
     try:
         to = target.parse(given["url"])
         headers = target.headers(given["api_key"], {})

@@ -1,10 +1,12 @@
 """How commands print: tables on a terminal, plain columns otherwise, JSON for machines."""
 
+import os
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
+import click
 import orjson
 import rich.console
 import rich.table
@@ -72,6 +74,18 @@ def _cells(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> tuple[list[
     cells = [tuple(row) for row in rows]
     right = [all(row[i] is None or isinstance(row[i], int | float) for row in cells) for i in range(len(columns))]
     return [[text(value) for value in row] for row in cells], right
+
+
+def refuse_unwritable(*files: str | os.PathLike[str] | None) -> None:
+    """Raises click.UsageError for a file that could not be written; `-` and None are none."""
+    for each in files:
+        if each is None or each == "-":
+            continue
+        path = pathlib.Path(each)
+        if not path.parent.is_dir():
+            raise click.UsageError(f"{path}: there is no folder {path.parent}")
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise click.UsageError(f"{path}: it cannot be written")
 
 
 def emit_json(value: Any, to: str = "-") -> None:

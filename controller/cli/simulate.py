@@ -15,12 +15,14 @@ from simulator import compare as comparison
 from simulator import html, results, scenario, simulation
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
+_NO_LIMITS = {"ttft_ms": None, "itl_ms": None, "e2e_ms": None}
 _SHOWN = (
     "ttft_mean_ms",
     "ttft_p95_ms",
     "itl_p95_ms",
     "e2e_p95_ms",
     "goodput_rps",
+    "completed",
     "reuse_blocks",
     "imbalance",
     "joules",
@@ -57,7 +59,9 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--profile", help="Engine profile.  [default: h200-llama3.1-8b-fp8]"),
         click.option("--gateways", type=click.IntRange(1), help="Number of gateways.  [default: 1]"),
         click.option("--speed", type=click.FloatRange(0, min_open=True), help="Times faster.  [default: 1]"),
-        click.option("--slo", "targets", callback=_slo, metavar="TARGETS", help="ttft=500ms,itl=50ms; for goodput."),
+        click.option(
+            "--slo", "targets", callback=_slo, metavar="TARGETS", help="ttft=500ms,itl=50ms,e2e=10s; for goodput."
+        ),
         click.option("--json", "json_to", is_flag=False, flag_value="-", metavar="[FILE]", help="Write JSON."),
     )
     for option in reversed(found):
@@ -83,6 +87,7 @@ def run(context: click.Context, /, **given: Any) -> None:
     Flags go before what the scenario says. `penstock simulate compare A B C` plays several policies on the same
     arrivals. Exit status: 0 every request completed, 1 some failed, 2 wrong use, scenario or trace.
     """
+    output.refuse_unwritable(given["json_to"], given["html_to"])
     try:
         result = simulation.run(_told(given, given["file"]))
     except (scenario.ScenarioError, request.TraceError) as exc:
@@ -109,8 +114,9 @@ def compare(context: click.Context, /, **given: Any) -> None:
     """Play each POLICY on the same arrivals, over several seeds.
 
     Figures are means with 95 % confidence intervals; those of the JSON also tell, seed by seed, how each policy
-    differs from the first. Exit status: 0, or 2 for wrong use.
+    differs from the first. Exit status: 0 every request completed, 1 some failed, 2 wrong use.
     """
+    output.refuse_unwritable(given["json_to"])
     terminal = output.is_terminal()
     try:
         told = _told(given, given["file"])
@@ -129,6 +135,8 @@ def compare(context: click.Context, /, **given: Any) -> None:
     if given["json_to"] != "-":
         cells = [(row.policy, *(_interval(row.figures[name], name) for name in _SHOWN)) for row in rows]
         output.table(cells, ("policy", *(name.replace("_", " ") for name in _SHOWN)))
+    if any(row.failed for row in rows):
+        context.exit(EXIT_FAILED)
 
 
 def _interval(found: comparison.Interval | None, name: str) -> str:
@@ -149,14 +157,19 @@ def _told(given: dict[str, Any], file: pathlib.Path | None) -> scenario.Scenario
     for flag, key in (("speed", "speed"), ("seed", "seed")):
         if given.get(flag) is not None:
             values[key] = given[flag]
-    for flag, key in (("policy", "policy"), ("gateways", "count")):
-        if given.get(flag) is not None:
-            values["gateways"][key] = given[flag]
+    if given["gateways"] is not None:
+        values["gateways"]["count"] = given["gateways"]
     _workload(values, given)
     _workers(values, given)
     if given["targets"] is not None:
-        values["classes"] = [{"name": "default", **_limits_ms(given["targets"])}]
-    return scenario.parse(values)
+        if len(told.classes) > 1:
+            names = ", ".join(each.name for each in told.classes)
+            raise scenario.ScenarioError(
+                f"--slo is for scenarios of one class; this one has {names}, with targets of their own"
+            )
+        values["classes"] = [{**values["classes"][0], **_NO_LIMITS, **_limits_ms(given["targets"])}]
+    made = scenario.parse(values)
+    return made if given.get("policy") is None else scenario.under(made, given["policy"])
 
 
 def _workload(values: dict[str, Any], given: dict[str, Any]) -> None:
@@ -167,11 +180,13 @@ def _workload(values: dict[str, Any], given: dict[str, Any]) -> None:
         values["generators"] = []
     for flag, change in (
         ("limit", {"limit": given["limit"]} if given["limit"] else None),
-        ("raw-times", {"reading": {"raw_times": True}} if given["raw_times"] else None),
+        ("raw-times", {"raw_times": True} if given["raw_times"] else None),
     ):
         if change is not None:
             if values["trace"] is None:
                 raise scenario.ScenarioError(f"--{flag} is for traces; give one with --trace or in the scenario")
+            if flag == "raw-times":
+                change = {"reading": values["trace"].get("reading", {}) | change}
             values["trace"] = values["trace"] | change
 
 
@@ -186,6 +201,7 @@ def _workers(values: dict[str, Any], given: dict[str, Any]) -> None:
     models[0]["pools"][0].update(changes)
     if given["profile"] is not None:
         models[0]["profile"] = given["profile"]
+        models[0]["pools"][0]["profile"] = None
 
 
 def _limits_ms(targets: slo.Slo) -> dict[str, float]:
@@ -237,9 +253,11 @@ def _tables(result: results.Result) -> None:
         ("joules", "joules", 0),
     )
     rows: list[tuple[str, Any]] = [(name, output.text(figures[key], digits)) for name, key, digits in plain]
+    targeted = {each.name for each in result.scenario.classes if each.ttft_ms or each.itl_ms or each.e2e_ms}
     rows += [
         (f"within the targets of {name}", output.text(found["attained"], 4))
         for name, found in figures["classes"].items()
+        if name in targeted
     ]
     output.table(rows, ("figure", "value"))
     if len(figures["pools"]) > 1:

@@ -10,6 +10,7 @@ import click.testing
 import pytest
 
 from controller.cli import main as cli
+from penstock import perf
 
 TRACE = [
     {
@@ -149,3 +150,81 @@ def test_failed_requests_are_an_exit_status(tmp_path: pathlib.Path) -> None:
     result = call("--trace", str(path), "--format", "mooncake", "--blocks-per-worker", "5")
     assert result.exit_code == 1
     assert "http_400" in result.output
+
+
+def scenario_with(tmp_path: pathlib.Path, text: str) -> str:
+    """A scenario beside the trace `t.jsonl`."""
+    path = tmp_path / "s.yaml"
+    path.write_text(f"trace: {{path: t.jsonl, format: mooncake}}\n{text}")
+    return str(path)
+
+
+def test_a_policy_by_flag_is_for_every_model(trace: str, tmp_path: pathlib.Path) -> None:
+    """Also where the scenario gives a model one of its own, and in a comparison."""
+    told = scenario_with(tmp_path, "fleet: {models: [{policy: round-robin, pools: [{workers: 3, kv_blocks: 90}]}]}\n")
+    own = json.loads(call(told, "--json").output)
+    other = json.loads(call(told, "--policy", "default", "--json").output)
+    assert own["reuse_blocks"] < other["reuse_blocks"]
+    found = json.loads(call("compare", "default", "round-robin", "--scenario", told, "--seeds", "1", "--json").output)
+    reuse = {name: each["reuse_blocks"]["mean"] for name, each in found["policies"].items()}
+    assert reuse == {"default": other["reuse_blocks"], "round-robin": own["reuse_blocks"]}
+
+
+def test_a_profile_by_flag_is_the_pools(trace: str, tmp_path: pathlib.Path) -> None:
+    """Also where the pool names its own."""
+    told = scenario_with(tmp_path, "fleet: {models: [{pools: [{profile: cpu-tiny, workers: 2, kv_blocks: 90}]}]}\n")
+    slow = json.loads(call(told, "--json").output)["ttft_ms"]["mean"]
+    assert json.loads(call(told, "--profile", "h200-llama3.1-8b-fp8", "--json").output)["ttft_ms"]["mean"] != slow
+
+
+def test_raw_times_leave_what_else_the_scenario_says_of_reading(trace: str, tmp_path: pathlib.Path) -> None:
+    """A part of the trace stays a part of it."""
+    told = tmp_path / "s.yaml"
+    told.write_text("trace: {path: t.jsonl, format: mooncake, reading: {duration_s: 4}}\n")
+    asked = [json.loads(call(str(told), *flags, "--json").output)["requests"] for flags in ((), ("--raw-times",))]
+    assert 0 < asked[1] <= asked[0] + 4 < 30
+
+
+def test_a_file_that_cannot_be_written_is_said_first(trace: str, tmp_path: pathlib.Path) -> None:
+    """Before anything is played: the message names the folder that is not there."""
+    for option in ("--json", "--html"):
+        refused = call("--trace", trace, "--format", "mooncake", option, str(tmp_path / "no" / "file"))
+        assert refused.exit_code == 2 and "there is no folder" in refused.output
+    refused = call("compare", "default", "--trace", trace, "--format", "mooncake", "--json", str(tmp_path))
+    assert refused.exit_code == 2 and "cannot be written" in refused.output
+
+
+def test_targets_by_flag_are_for_one_class(trace: str, tmp_path: pathlib.Path) -> None:
+    """A class keeps its name; with several the flag is refused, with their names."""
+    one = scenario_with(tmp_path, "classes: [{name: chat, ttft_ms: 1}]\n")
+    found = json.loads(call(one, "--slo", "e2e=100s", "--json").output)
+    assert found["classes"]["chat"]["attained"] == 1.0
+    two = scenario_with(tmp_path, "classes: [{name: chat, share: 0.5}, {name: batch, share: 0.5}]\n")
+    refused = call(two, "--slo", "e2e=100s")
+    assert refused.exit_code == 2 and "this one has chat, batch" in refused.output
+
+
+def test_a_key_twice_is_refused(trace: str, tmp_path: pathlib.Path) -> None:
+    """The message names the key and where it is."""
+    refused = call(scenario_with(tmp_path, "speed: 1\nspeed: 2\n"))
+    assert refused.exit_code == 2 and "the key 'speed' is there twice" in refused.output and "line 3" in refused.output
+
+
+def test_a_profile_is_beside_the_scenario(trace: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the trace is, wherever the command is run."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (tmp_path / "mine.json").write_text(perf.load_profile("cpu-tiny").model_dump_json())
+    told = scenario_with(tmp_path, "fleet: {models: [{profile: mine.json, pools: [{workers: 2, kv_blocks: 90}]}]}\n")
+    assert call(told, "--limit", "5").exit_code == 0
+
+
+def test_a_comparison_tells_of_requests_that_failed(trace: str, tmp_path: pathlib.Path) -> None:
+    """Its exit status is 1, and how many completed is in the table."""
+    told = scenario_with(
+        tmp_path,
+        "faults: [{kind: kill, worker: 0, at_s: 2, restart: false}]\nfleet: {models: [{pools: [{workers: 1}]}]}\n",
+    )
+    result = call("compare", "default", "--scenario", told, "--seeds", "1")
+    assert result.exit_code == 1 and "completed" in result.output
