@@ -18,9 +18,11 @@ _WORKLOAD = workloads.WORKLOADS[0]
 
 
 def show(pool: futures.Executor, traces: pathlib.Path | None, policies: Sequence[str], seeds: int) -> None:
-    """Prints the knee of each policy, worst seed first. Raises FileNotFoundError without the trace."""
+    """Prints the knee of each policy, the highest mean first. Raises FileNotFoundError without the trace."""
     _, told = _WORKLOAD.scenarios(traces, 1)[0]
-    click.echo(f"{_WORKLOAD.name}: highest speed with TTFT p95 < {TTFT_P95_MS:g} ms and ITL p95 < {ITL_P95_MS:g} ms")
+    step = (_HIGH - _LOW) / 2**_STEPS
+    targets = f"TTFT p95 < {TTFT_P95_MS:g} ms and ITL p95 < {ITL_P95_MS:g} ms"
+    click.echo(f"{_WORKLOAD.name}: highest speed with {targets}, to {step:.2f}x")
     search = functools.partial(_search, told)
     pairs = [(policy, seed) for policy in policies for seed in range(seeds)]
     found = dict(zip(pairs, pool.map(search, pairs), strict=True))
