@@ -38,13 +38,20 @@ def requests_of(told: scenario.Scenario) -> Iterator[request.TraceRequest]:
     yield from heapq.merge(*made, key=lambda each: each.arrival_s)
 
 
-def _length(rng: numpy.random.Generator, wanted: scenario.Lengths) -> float:
-    drawn = wanted.mean * math.exp(wanted.sigma * float(rng.standard_normal()) - wanted.sigma**2 / 2)
-    return min(float(wanted.most), drawn)
+def _length(rng: numpy.random.Generator, wanted: scenario.Lengths, factor: float = 1.0) -> float:
+    """A length whose mean is `factor` times the wanted one, before it is cut."""
+    if wanted.tail_share and rng.random() < wanted.tail_share:
+        shape = wanted.tail_shape
+        drawn = wanted.mean * (shape - 1.0) / shape * (1.0 + float(rng.pareto(shape)))
+    elif wanted.law == "exponential":
+        drawn = float(rng.exponential(wanted.mean))
+    else:
+        drawn = wanted.mean * math.exp(wanted.sigma * float(rng.standard_normal()) - wanted.sigma**2 / 2)
+    return min(float(wanted.most), factor * drawn)
 
 
-def _tokens(rng: numpy.random.Generator, wanted: scenario.Lengths) -> int:
-    return max(1, round(_length(rng, wanted)))
+def _tokens(rng: numpy.random.Generator, wanted: scenario.Lengths, factor: float = 1.0) -> int:
+    return max(1, round(_length(rng, wanted, factor)))
 
 
 def _zipf(count: int, skew: float) -> numpy.ndarray:
@@ -82,10 +89,15 @@ def _clients(
             now_s += draw() * mean_s
     arrivals.sort()
     systems = [next(ids) for _ in range(wanted.clients)]
+    # Of mean 1 each, so that the whole keeps its means.
+    own = numpy.ones((wanted.clients, 2))
+    if wanted.spread:
+        own = numpy.exp(wanted.spread * rng.standard_normal((wanted.clients, 2)) - wanted.spread**2 / 2)
     for number, (arrival_s, client) in enumerate(arrivals, 1):
-        tokens = wanted.system_tokens + _tokens(rng, wanted.input)
+        longer, chattier = (float(each) for each in own[client])
+        tokens = wanted.system_tokens + _tokens(rng, wanted.input, longer)
         found = _prompt(systems[client], wanted.system_tokens, next(ids), tokens, size)
-        yield _request(wanted, number, arrival_s, found, tokens, _tokens(rng, wanted.output), size)
+        yield _request(wanted, number, arrival_s, found, tokens, _tokens(rng, wanted.output, chattier), size)
 
 
 def _gaps(law: str, cv: float, rng: numpy.random.Generator) -> Callable[[], float]:

@@ -261,12 +261,15 @@ Fault = Annotated[Kill | Slow | SlowLink | Hang | Drain | Join | Partition | Eve
 
 
 class Lengths(Strict):
-    """Log-normal lengths in tokens."""
+    """Lengths in tokens; ServeGen (arXiv:2505.09999) finds prompts log-normal with a Pareto tail, and answers exponential."""
 
     mean: float = Field(gt=0, description="Mean, tokens")
+    law: Literal["log-normal", "exponential"] = Field("log-normal", description="Law of the lengths")
     sigma: float = Field(
-        1.0, ge=0, le=4, description="Standard deviation of the length's logarithm; 0: always the mean"
+        1.0, ge=0, le=4, description="Standard deviation of a log-normal length's logarithm; 0: always the mean"
     )
+    tail_share: float = Field(0.0, ge=0, le=1, description="Share of lengths by a Pareto law of the same mean instead")
+    tail_shape: float = Field(1.5, gt=1, le=10, description="Shape of that law; the smaller, the heavier its tail")
     most: int = Field(100_000, ge=1, description="Longer ones are cut to this, tokens")
 
 
@@ -290,6 +293,13 @@ class Clients(_Generator):
     cv: float = Field(2.0, gt=0, le=20, description="Coefficient of variation of the gaps; 1: Poisson")
     system_tokens: int = Field(0, ge=0, le=100_000, description="Tokens with which all prompts of one client begin")
     input: Lengths = Field(Lengths(mean=1_000), description="Lengths of the prompts, without what they share")
+    spread: float = Field(
+        0.0,
+        ge=0,
+        le=4,
+        description="How far clients differ: standard deviation of the logarithms of their mean prompts, and of their mean"
+        " answers; 0: all alike",
+    )
 
 
 class PrefixGroups(_Generator):

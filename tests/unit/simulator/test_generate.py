@@ -41,6 +41,37 @@ def test_lengths_have_their_mean() -> None:
     assert {each.output_tokens for each in found} == {100}
 
 
+def test_lengths_of_other_laws() -> None:
+    """An exponential one varies as much as its mean; a Pareto tail of the same mean has far longer ones, and the same mean."""
+    answers = {"mean": 100, "law": "exponential"}
+    prompts = {"mean": 500, "sigma": 0.3, "tail_share": 0.3, "tail_shape": 2.5, "most": 10**9}
+    found = made(kind="clients", input=prompts, output=answers)
+    output = numpy.array([each.output_tokens for each in found])
+    assert output.mean() == pytest.approx(100, rel=0.05) and output.std() == pytest.approx(100, rel=0.08)
+    tokens = numpy.array([each.input_tokens for each in found])
+    assert tokens.mean() == pytest.approx(500, rel=0.1)
+    plain = made(kind="clients", input=prompts | {"tail_share": 0.0}, output=answers)
+    assert tokens.max() > 3 * max(each.input_tokens for each in plain)
+
+
+def test_clients_differ_by_their_spread() -> None:
+    """Each has a mean of its own; without a spread all have the same."""
+
+    def means(spread: float) -> list[float]:
+        found = made(
+            kind="clients", clients=8, skew=0, spread=spread, system_tokens=1024, input={"mean": 500, "sigma": 0.1}
+        )
+        by_client: dict[int, list[int]] = {}
+        for each in found:
+            assert each.block_ids is not None
+            by_client.setdefault(each.block_ids[0], []).append(each.input_tokens)
+        return [statistics.mean(each) for each in by_client.values()]
+
+    alike, unlike = means(0.0), means(1.0)
+    assert len(alike) == len(unlike) == 8
+    assert max(alike) / min(alike) < 1.1 and max(unlike) / min(unlike) > 2
+
+
 def test_prompts_of_a_group_share_its_prefix_and_no_more() -> None:
     """Two prompts have the first 32 blocks of 64 tokens in common, or none."""
     found = made(kind="prefix-groups", groups=4, prefix_tokens=2048, rate_rps=2)
