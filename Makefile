@@ -28,9 +28,10 @@ up: setup ## A local fleet that answers OpenAI requests (ENGINE=sim|vllm, UP_ARG
 	@if [ "$(ENGINE)" = vllm ]; then $(BIN)/python -m workers.vllm.install; fi
 	@exec $(BIN)/penstock up --engine "$(ENGINE)" $(UP_ARGS)
 
-test: setup ## The tests (without the longest, and those that need real nodes, a vLLM engine or whole traces)
+test: setup ## The tests, the chart on real nodes among them (without the longest, most of test-cluster, vLLM engines and whole traces)
 	-@$(BIN)/python -m tests.cluster build
-	$(BIN)/python -m pytest -m "not vllm and not traces and not cluster and not long" $(PYTEST_ARGS)
+	-@$(BIN)/python -m tests.cluster install
+	$(BIN)/python -m pytest -m "not vllm and not traces and not long and (core or not cluster)" $(PYTEST_ARGS)
 
 test-long: setup ## The longest: an hour's renewals without the API server, 250 deployments, what the images hold, their build where buildah is (15 minutes)
 	-@$(BIN)/python -m tests.cluster build

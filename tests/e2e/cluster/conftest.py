@@ -14,11 +14,13 @@ _TIMES = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of this folder needs a machine that allows real nodes."""
-    for item in items:
-        if item.path.is_relative_to(os.path.dirname(__file__)):
-            item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.timeout(600))
+    """All of this folder needs a machine that allows real nodes, and comes last: these run until the session's end."""
+    ours = [item for item in items if item.path.is_relative_to(os.path.dirname(__file__))]
+    for item in ours:
+        item.add_marker(pytest.mark.cluster)
+        item.add_marker(pytest.mark.timeout(600))
+    mine = set(ours)
+    items[:] = [item for item in items if item not in mine] + ours
 
 
 @pytest.fixture(scope="session")

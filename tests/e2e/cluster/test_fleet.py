@@ -1,4 +1,7 @@
-"""The chart on real nodes: installed, asked, scaled, rolled out under load, drained, removed. The tests are one walk."""
+"""The chart on real nodes: installed, asked, scaled, rolled out under load, drained, removed. The tests are one walk.
+
+Those with the mark `core` are of `make test` as well: each leaves the fleet as it found it, so that others may be left out.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,7 @@ def workers(fleet: tools.Tools) -> list[tools.Object]:
     return [each for each in installed.pods(fleet, WORKERS) if installed.ready(each)]
 
 
+@pytest.mark.core
 def test_every_component_is_a_ready_pod(fleet: tools.Tools) -> None:
     """After `helm install --wait` all components run, spread over the nodes, and `helm test` passes."""
     for component, count in COMPONENTS.items():
@@ -59,6 +63,7 @@ print(os.getuid(), int(caps, 16), "net" in os.listdir(root), "read-only" if flag
 """
 
 
+@pytest.mark.core
 def test_agents_of_nodes_tell_what_they_find(fleet: tools.Tools) -> None:
     """One on each node, as user 0 without a capability; what the node does not show is said, and no zero."""
     shown = pathlib.Path("/sys/devices/virtual/powercap/intel-rapl").exists()
@@ -77,6 +82,7 @@ def test_agents_of_nodes_tell_what_they_find(fleet: tools.Tools) -> None:
     tools.until("both nodes are told", lambda: told() == {"node-1": (), "node-2": ()}, 60)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("page", examples.PAGES)
 def test_what_a_page_applies_answers(fleet: tools.Tools, page: str) -> None:
     """The page's own example becomes ready, and an OpenAI client is answered through the gateways' Service."""
@@ -92,6 +98,7 @@ def test_what_a_page_applies_answers(fleet: tools.Tools, page: str) -> None:
     assert answer.usage.completion_tokens == 12
 
 
+@pytest.mark.core
 def test_scale_changes_the_number_of_workers(fleet: tools.Tools) -> None:
     """`kubectl scale` up and down under load: workers come and go, no request fails."""
     with Load(installed.gateway_url(fleet), "tiny") as load:
@@ -103,6 +110,7 @@ def test_scale_changes_the_number_of_workers(fleet: tools.Tools) -> None:
     assert len(load.outcomes) > 10
 
 
+@pytest.mark.core
 def test_a_roll_out_loses_no_request(fleet: tools.Tools) -> None:
     """A change of the engine replaces all workers under load, and the revision that was is kept."""
     before = fleet.get("md", "tiny")["status"]["revision"]
@@ -198,6 +206,7 @@ def components(fleet: tools.Tools) -> dict[str, int]:
     return dict(collections.Counter(each["metadata"]["labels"][label] for each in found))
 
 
+@pytest.mark.core
 def test_a_drained_node_loses_no_request(fleet: tools.Tools) -> None:
     """`kubectl drain` under load: everything that was on the node comes up on the other, streams end as they should."""
     with Load(installed.gateway_url(fleet), "tiny") as load:
@@ -210,6 +219,7 @@ def test_a_drained_node_loses_no_request(fleet: tools.Tools) -> None:
     assert load.problems == []
 
 
+@pytest.mark.core
 def test_a_killed_pod_is_replaced(fleet: tools.Tools) -> None:
     """A worker that is deleted at once comes back under load, and the fleet answers all the while."""
     victim = workers(fleet)[0]["metadata"]
@@ -226,6 +236,7 @@ def uids(fleet: tools.Tools) -> list[str]:
     return [each["metadata"]["uid"] for each in workers(fleet)]
 
 
+@pytest.mark.core
 def test_deletion_takes_the_workers(fleet: tools.Tools) -> None:
     """A deleted deployment's workers go, and the gateways say that the model is not served."""
     fleet.kubectl("delete", "md/tiny", "--timeout=120s", timeout_s=150)
@@ -234,6 +245,7 @@ def test_deletion_takes_the_workers(fleet: tools.Tools) -> None:
     tools.until("not listed", lambda: [each.id for each in client.models.list()] == [])
 
 
+@pytest.mark.core
 def test_uninstall_leaves_what_is_the_users(fleet: tools.Tools) -> None:
     """After `helm uninstall` the definitions, Redis' volume and its password are there, and nothing else runs."""
     fleet.helm("uninstall", "penstock", "--wait")

@@ -155,6 +155,8 @@ def stage(tmp_path: pathlib.Path) -> Iterator[Stage]:
         asyncio.run(redis.stop())
 
 
+# On real nodes in `make test-cluster`, too.
+@pytest.mark.long
 def test_units_live_and_end_as_a_whole(stage: Stage) -> None:
     """Two units of two nodes come, become ready, lose a rank and are built anew, and one drains and goes."""
     kube = stage.kube
