@@ -62,6 +62,12 @@ WORKLOADS = (
         },
         (1.0, 2.0),
     ),
+    # Completions of code in bursts of up to 25 times the mean rate: short answers, nothing known of what is shared.
+    Workload(
+        "azure-code",
+        {"trace": {"path": "azure_2023_code.csv", "format": "azure"}, "fleet": _fleet(4, 9_375)},
+        (1.0, 4.0),
+    ),
     # Groups of prompts with a system prompt each, which together fill three quarters of all caches.
     Workload(
         "shared-prefix",
