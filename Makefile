@@ -33,7 +33,7 @@ test: setup ## The tests, the chart on real nodes among them (without the longes
 	-@$(BIN)/python -m tests.cluster install
 	$(BIN)/python -m pytest -m "not vllm and not traces and not long and (core or not cluster)" $(PYTEST_ARGS)
 
-test-long: setup ## The longest: an hour's renewals without the API server, 250 deployments, what the images hold, their build where buildah is (15 minutes)
+test-long: setup ## The longest: an hour's renewals without the API server, 250 deployments, what the images hold, their build where buildah is (18 minutes)
 	-@$(BIN)/python -m tests.cluster build
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
