@@ -416,16 +416,17 @@ def load(path: pathlib.Path) -> Scenario:
 class _Loader(yaml.SafeLoader):
     """One that takes no key twice: YAML has it so, and PyYAML takes the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        found = super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # As written: later on what `<<` merges is among the keys, and may be written again.
+        node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is there twice", key.start_mark
-                )
-            seen.add(key.value)
-        return found
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    said = f"the key {key.value!r} is there twice"
+                    raise yaml.composer.ComposerError(None, None, said, key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 def _beside(folder: pathlib.Path, values: Any) -> Any:

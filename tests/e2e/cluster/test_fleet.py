@@ -1,6 +1,6 @@
 """The chart on real nodes: installed, asked, scaled, rolled out under load, drained, removed. The tests are one walk.
 
-Those with the mark `core` are of `make test` as well: each leaves the fleet as it found it, so that others may be left out.
+Those with the mark `core` are of `make test` as well; the others leave the fleet as they found it, and may be left out.
 """
 
 from __future__ import annotations

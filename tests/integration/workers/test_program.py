@@ -21,10 +21,8 @@ time.sleep(600)
 """
 # The parent of one of the group has left it, and never waits.
 _ZOMBIE = """
-import os, sys, time
-group = os.getpid()
-parent = os.fork()
-if not parent:
+import os, time
+if not os.fork():
     if os.fork():
         os.setsid()
         print("parent", os.getpid(), flush=True)

@@ -208,6 +208,8 @@ def test_a_key_twice_is_refused(trace: str, tmp_path: pathlib.Path) -> None:
     """The message names the key and where it is."""
     refused = call(scenario_with(tmp_path, "speed: 1\nspeed: 2\n"))
     assert refused.exit_code == 2 and "the key 'speed' is there twice" in refused.output and "line 3" in refused.output
+    merged = "classes:\n- &chat {name: chat, ttft_ms: 100}\n- {<<: *chat, name: batch}\n"
+    assert call(scenario_with(tmp_path, merged), "--limit", "5").exit_code == 0, "what is merged may be written again"
 
 
 def test_a_profile_is_beside_the_scenario(trace: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
