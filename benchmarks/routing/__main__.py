@@ -14,8 +14,6 @@ import click
 from benchmarks.routing import knee, play, table, workloads
 from router.policy import profiles
 
-COMPONENTS = ("wait_ms", "prefill_ms", "stream_ms", "stall_ms", "delay_ms", "evict_ms")
-
 
 @click.command()
 @click.option("--traces", type=click.Path(path_type=pathlib.Path), default=lambda: os.environ.get("PENSTOCK_TRACES"),
@@ -40,7 +38,7 @@ def main(
         raise click.UsageError("--knee is found on the conversation: give --traces, or PENSTOCK_TRACES")
     others = policies or tuple(name for name in profiles.names() if name != profiles.DEFAULT)
     if ablate:
-        others = tuple(play.WITHOUT + component for component in COMPONENTS)
+        others = tuple(play.WITHOUT + part for part in play.PARTS)
     for name in others:
         try:
             play.profile_of(name)

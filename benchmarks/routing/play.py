@@ -13,13 +13,17 @@ from router.policy import candidates, pickers, profiles, scorers, types
 from simulator import scenario, simulation
 
 WITHOUT = "default-without-"
+_COSTS = ("wait_ms", "prefill_ms", "stream_ms", "stall_ms", "delay_ms", "evict_ms")
+_TIES, _HOLDS = "same_within", "holds"
+# What the default is made of: its costs, that nearly the same ones are the same, that requests wait at the gateway.
+PARTS = (*_COSTS, _TIES, _HOLDS)
 # A worker of the pool plays neighbouring jobs, which mostly share their arrivals.
 _KEPT = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
-    """What to play: a policy's name, or `default-without-` and one of the default's components."""
+    """What to play: a policy's name, or `default-without-` and one of the default's parts."""
 
     told: scenario.Scenario
     workload: str
@@ -77,22 +81,27 @@ def _arrivals(workload: str, seed: int, told: str) -> tuple[request.TraceRequest
 
 
 def profile_of(name: str) -> profiles.Profile:
-    """A profile of the router, or the default without one of its parts."""
+    """A profile of the router, or the default without one of its parts, all else as it is. Raises UnknownProfileError."""
     if not name.startswith(WITHOUT):
         return profiles.by_name(name)
-    decide = functools.partial(_without, name.removeprefix(WITHOUT))
-    # All else is the default's: what waits at the gateway, and for how long.
-    return dataclasses.replace(profiles.by_name(profiles.DEFAULT), name=name, decide=decide)
+    part = name.removeprefix(WITHOUT)
+    if part not in PARTS:
+        raise profiles.UnknownProfileError(f"the default has no part {part!r}: it has {', '.join(PARTS)}")
+    whole = profiles.by_name(profiles.DEFAULT)
+    if part == _HOLDS:
+        return dataclasses.replace(whole, name=name, holds=False)
+    return dataclasses.replace(whole, name=name, decide=functools.partial(_without, part))
 
 
-def _without(component: str, request: types.Request, observed: types.Observed, state: int) -> types.Decision:
+def _without(part: str, request: types.Request, observed: types.Observed, state: int) -> types.Decision:
     whole = profiles.default(request, observed, state)
-    kept = [row for name, row in zip(whole.components, whole.scores, strict=True) if name != component]
+    kept = [row for name, row in zip(whole.components, whole.scores, strict=True) if name != part]
     totals = [sum(values) for values in zip(*kept, strict=True)]
     matched = candidates.matched_tokens(observed, list(whole.candidates))
-    best = pickers.nearly_lowest(totals, matched, scorers.SAME_WITHIN, state)
+    within = 0.0 if part == _TIES else scorers.SAME_WITHIN
+    best = pickers.nearly_lowest(totals, matched, within, state)
     return types.Decision(
-        whole.candidates[best], matched[best], whole.candidates, (), (), f"without {component}", whole.state
+        whole.candidates[best], matched[best], whole.candidates, (), (), f"without {part}", whole.state
     )
 
 

@@ -15,10 +15,11 @@ _GATEWAY_API = frozenset({"gateways.gateway.networking.k8s.io", "httproutes.gate
 _POOLS = "inferencepools.inference.networking.k8s.io"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _APPLY = "kubectl apply --server-side --force-conflicts -f helm/penstock/crds"
-_KUBERAY_INSTALL = (
-    "helm install kuberay-operator kuberay-operator --repo https://ray-project.github.io/kuberay-helm "
-    "-n kuberay --create-namespace"
-)
+_DEVICE_PLUGINS = {
+    "nvidia.com/": "helm install nvdp nvidia-device-plugin --repo https://nvidia.github.io/k8s-device-plugin -n kube-system",
+    "amd.com/": "kubectl create -f https://raw.githubusercontent.com/ROCm/k8s-device-plugin/master/k8s-ds-amdgpu-dp.yaml",
+}
+_UPGRADE = "kubeadm upgrade plan (or, where somebody else runs the control plane, their upgrade)"
 # Resources that nodes have without a device plugin.
 _PLAIN = ("cpu", "memory", "pods", "ephemeral-storage", "hugepages-")
 
@@ -38,7 +39,7 @@ def version(sight: Sight) -> Iterator[Finding]:
         return
     shown, oldest = ".".join(map(str, sight.version)), ".".join(map(str, OLDEST))
     if sight.version < OLDEST:
-        yield Finding("version", Level.ERROR, f"Kubernetes {shown} is older than {oldest}", "upgrade the cluster")
+        yield Finding("version", Level.ERROR, f"Kubernetes {shown} is older than {oldest}", _UPGRADE)
     else:
         yield Finding("version", Level.OK, f"Kubernetes {shown}")
 
@@ -136,9 +137,12 @@ def _devices(node: Object) -> list[str]:
 
 
 def _plugin(resource: str) -> str:
-    if resource.startswith("nvidia.com/"):
-        return "helm install nvdp nvidia-device-plugin --repo https://nvidia.github.io/k8s-device-plugin -n kube-system"
-    return f"install the device plugin that offers {resource}"
+    for domain, command in _DEVICE_PLUGINS.items():
+        if resource.startswith(domain):
+            return command
+    return (
+        f"kubectl get daemonsets -A shows whether the device plugin that offers {resource} is there: install or mend it"
+    )
 
 
 def kuberay(sight: Sight) -> Iterator[Finding]:
@@ -152,10 +156,10 @@ def kuberay(sight: Sight) -> Iterator[Finding]:
         yield _ray_operator(sight, needs)
     elif needs:
         message = f"{', '.join(missing)} not there, and {', '.join(needs)} needs KubeRay"
-        yield Finding("kuberay", Level.ERROR, message, _KUBERAY_INSTALL)
+        yield Finding("kuberay", Level.ERROR, message, pods.KUBERAY_INSTALL)
     else:
         message = "KubeRay is not there: no model spans nodes or is hosted by Ray Serve, so nothing needs it"
-        yield Finding("kuberay", Level.OK, message, _KUBERAY_INSTALL)
+        yield Finding("kuberay", Level.OK, message, pods.KUBERAY_INSTALL)
 
 
 def _ray_operator(sight: Sight, needs: Sequence[str]) -> Finding:
@@ -165,7 +169,7 @@ def _ray_operator(sight: Sight, needs: Sequence[str]) -> Finding:
     if not sight.kuberay:
         who = f", and {', '.join(needs)} waits for it" if needs else ""
         message = f"KubeRay's definitions are there, but no Deployment of its operator (app.kubernetes.io/name){who}"
-        return Finding("kuberay", Level.WARNING if needs else Level.OK, message, _KUBERAY_INSTALL)
+        return Finding("kuberay", Level.WARNING if needs else Level.OK, message, pods.KUBERAY_INSTALL)
     ready = [each for each in sight.kuberay if each.get("status", {}).get("readyReplicas", 0)]
     if ready:
         return Finding("kuberay", Level.OK, f"KubeRay's operator runs in {ready[0]['metadata']['namespace']}")
@@ -210,7 +214,7 @@ def storage(sight: Sight) -> Iterator[Finding]:
         yield Finding("storage", Level.OK, f"default StorageClass {default[0]}")
     elif not claims:
         names = ", ".join(name(each) for each in sight.storage_classes) or "none"
-        mend = "helm upgrade ... --set redis.bundled.storage.className=CLASS, or mark a class as the default"
+        mend = f"{release.upgrade(sight)} --set redis.bundled.storage.className=CLASS, or mark a class as the default"
         yield Finding("storage", Level.WARNING, f"no default StorageClass; there are: {names}", mend)
 
 

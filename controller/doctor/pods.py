@@ -14,8 +14,49 @@ UPGRADE = "helm upgrade {release} helm/penstock -n {namespace} --reset-then-reus
 # Where the chart's values of a component are not under its own name.
 _VALUES = {"redis": "redis.bundled", "node-agent": "nodeAgent"}
 _PULLED = frozenset({"ErrImagePull", "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName"})
-# Steps that change the ModelDeployment; others make a Secret, raise a quota, install something.
+# Steps that change the ModelDeployment.
 _EDITED = re.compile(r"spec\.|engine\.|model\.|parallelism|deployment|specification|the image's name")
+KUBERAY_INSTALL = (
+    "helm install kuberay-operator kuberay-operator --repo https://ray-project.github.io/kuberay-helm "
+    "-n kuberay --create-namespace"
+)
+_RELEASES = "https://github.com/kubernetes-sigs"
+# What a cause says in Kubernetes' or the operator's words, and the command for what it names there.
+_COMMANDS = tuple(
+    (re.compile(said), command)
+    for said, command in (
+        (r"exceeded quota: (?P<it>[^,\s]+)", "kubectl -n {namespace} edit resourcequota {it}"),
+        (
+            r"couldn't find key (?P<key>\S+) in Secret (?:\S+/)?(?P<it>[^\s/]+)",
+            'kubectl -n {namespace} patch secret {it} -p \'{{"stringData":{{"{key}":"VALUE"}}}}\'',
+        ),
+        (
+            r'secret "(?P<it>[^"]+)" not found',
+            "kubectl -n {namespace} create secret generic {it} --from-literal=KEY=VALUE",
+        ),
+        (
+            r"(?i)violates podsecurity",
+            "kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=privileged --overwrite",
+        ),
+        (r"(?i)forbidden: user|cannot create resource|right to list", "{upgrade}"),
+        (
+            r"(?P<kind>[A-Z]\w+) (?P<it>\S+) is there and not of this",
+            "kubectl -n {namespace} get {kind} {it} -o yaml",
+        ),
+        (r"the cluster does not know this kind", KUBERAY_INSTALL),
+        (r"AcceleratorProfile \S+ is not there", "kubectl apply -f PROFILE.yaml"),
+        (r"AcceleratorProfile (?P<it>[^\s:]+): ", "kubectl edit accel {it}"),
+        (
+            r"does not know HTTPRoutes",
+            f"kubectl apply --server-side -f {_RELEASES}/gateway-api/releases/latest/download/standard-install.yaml",
+        ),
+        (
+            r"does not know InferencePools",
+            f"kubectl apply -f {_RELEASES}/gateway-api-inference-extension/releases/latest/download/v1-manifests.yaml",
+        ),
+        (r"serve no endpoint picker", "{upgrade} --set gateway.pickerPort=9002"),
+    )
+)
 _UNMADE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
@@ -60,20 +101,27 @@ def owner(pod: Object) -> tuple[str, str]:
     return about["namespace"], about.get("labels", {}).get(workers.DEPLOYMENT_LABEL, "")
 
 
-def mend_worker(pod: Object, found: Problem) -> str:
+def mend_worker(pod: Object, found: Problem, upgrade: str) -> str:
     """What to do about a worker of a ModelDeployment: what the operator's condition says of it too."""
     namespace, deployment = owner(pod)
     step = problems.step(found.reason.partition(",")[0], name(pod))
     if not step or not deployment:
         return f"kubectl -n {namespace} describe pod {name(pod)}"
-    return mend_model(namespace, deployment, step)
+    return mend_model(namespace, deployment, found.shown, step, upgrade)
 
 
-def mend_model(namespace: str, deployment: str, step: str) -> str:
-    """A step of a condition as something to type: its own command, or a change of the ModelDeployment."""
-    if "`" in step or step.startswith(("kubectl ", "helm ", "penstock ")):
+def mend_model(namespace: str, deployment: str, cause: str, step: str, upgrade: str) -> str:
+    """Cause and step of a condition as something to type; `upgrade` is the command that makes the release anew.
+
+    The step's own command, that for what the cause names, or a change of the ModelDeployment.
+    """
+    if "`" in step or step.startswith(("kubectl ", "penstock ")):
         return step.replace("`kubectl ", f"`kubectl -n {namespace} ")
-    return f"kubectl -n {namespace} edit md {deployment}: {step}" if _EDITED.search(step) else step
+    for said, command in _COMMANDS:
+        if found := said.search(cause):
+            return f"{command.format(namespace=namespace, upgrade=upgrade, **found.groupdict())}: {step}"
+    verb = "edit" if _EDITED.search(step) else "describe"
+    return f"kubectl -n {namespace} {verb} md {deployment}: {step}"
 
 
 def mend_component(workload: Object, found: Problem | None) -> str:

@@ -194,7 +194,8 @@ def redis(sight: Sight) -> Iterator[Finding]:
     bundled = [each for each in sight.workloads or () if component(each) == "redis"]
     for each in bundled:
         if not each["spec"].get("volumeClaimTemplates"):
-            mend = "helm upgrade ... --set redis.bundled.storage.enabled=true (after deleting the StatefulSet)"
+            delete = f"kubectl -n {sight.namespace} delete statefulset {name(each)}"
+            mend = f"{delete}; {upgrade(sight)} --set redis.bundled.storage.enabled=true"
             yield Finding("redis", Level.WARNING, "Redis keeps nothing on disk: a restart begins empty", mend)
         else:
             yield Finding("redis", Level.OK, "Redis keeps its data on a volume")
@@ -272,6 +273,15 @@ def _secrets(sight: Sight) -> dict[str, tuple[str, str, str]]:
     return found
 
 
+# What to type where a gateway is degraded.
+_MODES = {
+    "endpoints-ejected": "kubectl get md -A; penstock status",
+    "no-ready-endpoint": "kubectl get md -A",
+    "policy-unknown": "kubectl get md -A -o custom-columns=NAME:.metadata.name,ROUTING:.spec.routing",
+    "saturated": "kubectl scale md/NAME --replicas=MORE",
+}
+
+
 def gateways(sight: Sight) -> Iterator[Finding]:
     """Gateways answer, and are not degraded."""
     for each in sight.gateways:
@@ -282,7 +292,8 @@ def gateways(sight: Sight) -> Iterator[Finding]:
             message = f"{each.pod} was not reached through the API server: nothing is known of its view"
             yield Finding("gateways", Level.UNKNOWN, message, "kubectl auth can-i get pods/proxy")
         elif others:
-            mend = "penstock status; docs/routing.md says what each mode means"
+            mend = next((_MODES[mode] for mode in _MODES if others[0].startswith(mode)), "penstock status")
+            mend += "; docs/routing.md says what each mode means"
             yield Finding("gateways", Level.WARNING, f"{each.pod} is degraded: {'; '.join(others)}", mend)
         elif not lost:
             yield Finding("gateways", Level.OK, f"{each.pod} answers")
@@ -295,7 +306,7 @@ def models(sight: Sight) -> Iterator[Finding]:
         return
     told: dict[tuple[str, str], str] = {}
     for each in sight.models:
-        for found in _model(each):
+        for found in _model(each, upgrade(sight)):
             yield found
             if found.level is not Level.OK:
                 whose = each["metadata"]["namespace"], name(each)
@@ -305,7 +316,7 @@ def models(sight: Sight) -> Iterator[Finding]:
         # What its deployment says of it need not be said twice.
         if problem is not None and problem.reason.partition(",")[0] not in told.get(owner, ""):
             message = f"worker {owner[0]}/{name(each)}: {problem.shown}"
-            yield Finding("models", Level.WARNING, message, pods.mend_worker(each, problem))
+            yield Finding("models", Level.WARNING, message, pods.mend_worker(each, problem, upgrade(sight)))
     if not sight.models:
         yield Finding("models", Level.OK, "no model is asked for yet", "kubectl apply -f MODELDEPLOYMENT.yaml")
 
@@ -315,8 +326,8 @@ _CONDITIONS = ("Progressing", "UpToDate", "Routed", "Published")
 _MOVING = frozenset({"RolloutBlocked"})
 
 
-def _model(found: Object) -> Iterator[Finding]:
-    """What the conditions of one say."""
+def _model(found: Object, anew: str) -> Iterator[Finding]:
+    """What the conditions of one say; `anew` is the command that makes the release anew."""
     namespace = found["metadata"]["namespace"]
     shown = f"{namespace}/{name(found)}"
     look = f"kubectl -n {namespace} describe md {name(found)}"
@@ -334,7 +345,7 @@ def _model(found: Object) -> Iterator[Finding]:
             wrong.append(conditions[kind])
     for each in wrong:
         for cause, step in _causes(each["message"]):
-            mend = pods.mend_model(namespace, name(found), step) if step else look
+            mend = pods.mend_model(namespace, name(found), cause, step, anew) if step else look
             yield Finding("models", Level.WARNING, f"{shown}: {each['reason']}: {cause}", mend)
 
 

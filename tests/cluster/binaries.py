@@ -72,6 +72,7 @@ class Part:
 
 _STAGES = ("node/fast/node-*.yaml", "node/heartbeat-with-lease/node-*.yaml", "pod/fast/pod-*.yaml")
 _RAY_OPERATOR = "github.com/ray-project/kuberay/ray-operator"
+_METRICS_SERVER = "sigs.k8s.io/metrics-server"
 _INFERENCE_EXTENSION = "sigs.k8s.io/gateway-api-inference-extension"
 PARTS = (
     Part(
@@ -97,6 +98,13 @@ PARTS = (
         package=_RAY_OPERATOR,
         files={"kuberay-crds": (_RAY_OPERATOR, ("config/crd/bases/*.yaml",))},
     ),
+    Part(
+        "metrics",
+        ("metrics-server",),
+        package=f"{_METRICS_SERVER}/cmd/metrics-server",
+        files={"metrics-server-manifests": (_METRICS_SERVER, ("manifests/base/[!k]*.yaml",))},
+    ),
+    Part("prometheus", ("promtool",), package="github.com/prometheus/prometheus/cmd/promtool"),
     Part(
         "crds",
         files={

@@ -117,6 +117,7 @@ class ControlPlane:
             serving=self.authority.issue("kube-apiserver", *flags.SERVER_NAMES),
             accounts=self.authority.issue("service-accounts"),
             kubelet_client=self.authority.issue("kube-apiserver-kubelet-client", organization="system:masters"),
+            proxy_client=self.authority.issue(flags.PROXY_CLIENT),
             tokens=tokens,
         )
 

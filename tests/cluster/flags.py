@@ -10,6 +10,7 @@ from tests.support import certificates
 
 ADMIN = "admin"
 LOOPBACK = "127.0.0.1"
+PROXY_CLIENT = "front-proxy-client"
 SERVICE_RANGE = "10.96.0.0/16"
 SERVICE_ADDRESS = "10.96.0.1"
 # Addresses in the network namespace of real nodes. The gateway is where the API server and DNS are.
@@ -68,6 +69,7 @@ class Files:
     serving: certificates.Files
     accounts: certificates.Files
     kubelet_client: certificates.Files
+    proxy_client: certificates.Files
     tokens: pathlib.Path
 
 
@@ -118,9 +120,22 @@ def server(files: Files, etcd_port: int, with_controllers: bool) -> list[str]:
         # The `kubernetes` Endpoints cannot hold a loopback address.
         flags.append("--endpoint-reconciler-type=none")
     if with_controllers:
-        return [*flags, "--enable-admission-plugins=NodeRestriction"]
+        return [*flags, *_aggregation(files), "--enable-admission-plugins=NodeRestriction"]
     # Without a controller-manager nobody makes the ServiceAccount that this would ask every Pod for.
     return [*flags, "--disable-admission-plugins=ServiceAccount"]
+
+
+def _aggregation(files: Files) -> list[str]:
+    """How it calls API servers behind it, such as that of resource metrics, in its clients' names."""
+    return [
+        f"--requestheader-client-ca-file={files.authority}",
+        f"--requestheader-allowed-names={PROXY_CLIENT}",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={files.proxy_client.cert}",
+        f"--proxy-client-key-file={files.proxy_client.key}",
+    ]
 
 
 def _client(files: Files, user: str) -> list[str]:

@@ -22,6 +22,7 @@ RAY = "localhost/penstock-ray:test"
 PAUSE = "localhost/pause:test"
 VLLM = "localhost/vllm:test"
 KUBERAY = "localhost/kuberay-operator:test"
+METRICS_SERVER = "localhost/metrics-server:test"
 _EXTRAS = ("router", "power", "workers", "operators", "embedded")
 _ENV = {
     "PATH": f"/{layers.HOME}/bin:/usr/local/bin:/usr/bin:/bin",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -148,9 +149,9 @@ def claim(name: str, phase: str = "Bound", **spec: Any) -> Object:
     return {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": {"phase": phase}}
 
 
-def accelerator(**selector: str) -> Object:
-    """An AcceleratorProfile of NVIDIA GPUs."""
-    return {"metadata": {"name": "h100"}, "spec": {"resourceName": "nvidia.com/gpu", "nodeSelector": selector}}
+def accelerator(resource: str = "nvidia.com/gpu", **selector: str) -> Object:
+    """An AcceleratorProfile."""
+    return {"metadata": {"name": "h100"}, "spec": {"resourceName": resource, "nodeSelector": selector}}
 
 
 DEFAULT_CLASS = {"metadata": {"name": "fast", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}
@@ -206,7 +207,7 @@ GPU = {"accelerators": [{"profile": "h100"}]}
 @pytest.mark.parametrize(
     ("change", "level", "said", "mend"),
     [
-        ({"version": (1, 30)}, "error", "Kubernetes 1.30 is older than 1.31", "upgrade the cluster"),
+        ({"version": (1, 30)}, "error", "Kubernetes 1.30 is older than 1.31", "kubeadm upgrade plan"),
         ({"definitions": {}}, "error", "x is not there", "kubectl apply --server-side"),
         ({"definitions": {"x": definition("x", established="False")}}, "error", "x is not served", "describe crd x"),
         ({"definitions": {"x": definition("x", "old")}}, "warning", "x is of another version", "--force-conflicts"),
@@ -342,7 +343,8 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ({"leases": [lease(age_s=60)]}, "error", "operator-a led, and has been silent for 60 s", "logs"),
         (
             {"workloads": [*(WELL.workloads or ())[:3], workload("redis", 1, 1)]},
-            "warning", "Redis keeps nothing on disk", "storage.enabled=true",
+            "warning", "Redis keeps nothing on disk",
+            "kubectl -n penstock delete statefulset penstock-redis; helm upgrade pen helm/penstock -n penstock --reset-then-reuse-values --set redis.bundled.storage.enabled=true",
         ),
         ({"secrets": frozenset()}, "error", "Secret penstock-redis is not there", "create secret generic penstock-redis"),
         (
@@ -386,7 +388,7 @@ GPU = {"accelerators": [{"profile": "h100"}]}
         ),
         (
             {"gateways": (Gateway("gw-a", True, ("endpoints-ejected: tiny-0",)),)},
-            "warning", "gw-a is degraded: endpoints-ejected: tiny-0", "penstock status",
+            "warning", "gw-a is degraded: endpoints-ejected: tiny-0", "kubectl get md -A; penstock status",
         ),
         ({"gateways": (Gateway("gw-a", False),)}, "unknown", "gw-a was not reached", "pods/proxy"),
         ({"models": [model("False")]}, "warning", "models/m: WorkersBlocked: 0 of 2 ready: no GPU", "describe md m"),
@@ -423,6 +425,32 @@ GPU = {"accelerators": [{"profile": "h100"}]}
             {"models": [blocked("Ready", "False", "QuotaExceeded", "no more -> raise the namespace's ResourceQuota")]},
             "warning", "QuotaExceeded: no more", "raise the namespace's ResourceQuota",
         ),
+        *(
+            ({"models": [blocked("Ready", "False", "WorkersBlocked", f"{cause} -> do it")]}, "warning", cause, mend)
+            for cause, mend in (
+                (
+                    'pods "m-0" is forbidden: exceeded quota: small, requested: limits.cpu=9',
+                    "kubectl -n models edit resourcequota small: do it",
+                ),
+                ('CreateContainerConfigError: secret "hub" not found', "create secret generic hub --from-literal=KEY=VALUE: do it"),
+                (
+                    "CreateContainerConfigError: couldn't find key token in Secret models/hub",
+                    """kubectl -n models patch secret hub -p '{"stringData":{"token":"VALUE"}}': do it""",
+                ),
+                ("pods is forbidden: User x cannot create resource pods", "helm upgrade pen helm/penstock -n penstock"),
+                ('violates PodSecurity "restricted:latest"', "kubectl label namespace models pod-security"),
+                ("Service m is there and not of this ModelDeployment", "kubectl -n models get Service m -o yaml: do it"),
+                ("AcceleratorProfile h100 is not there", "kubectl apply -f PROFILE.yaml: do it"),
+                ("AcceleratorProfile h100: spec.memory is missing", "kubectl edit accel h100: do it"),
+                ("the cluster does not know this kind", "helm install kuberay-operator"),
+                ("the cluster does not know HTTPRoutes", "standard-install.yaml: do it"),
+                ("the cluster does not know InferencePools", "v1-manifests.yaml: do it"),
+                ("the gateways serve no endpoint picker", "--set gateway.pickerPort=9002: do it"),
+                ("something that is not known", "kubectl -n models describe md m: do it"),
+            )
+        ),
+        ({"profiles": [accelerator(resource="amd.com/gpu")]}, "warning", "its nodes have no amd.com/gpu", "k8s-ds-amdgpu-dp.yaml"),
+        ({"profiles": [accelerator(resource="google.com/tpu")]}, "warning", "no google.com/tpu", "kubectl get daemonsets -A"),
         (
             {"models": [blocked("Progressing", "False", "RolloutStopped", "a: b -> change it, or `penstock rollout undo` it")]},
             "warning", "RolloutStopped: a: b", "`penstock rollout undo`",
@@ -447,6 +475,8 @@ def test_what_is_wrong_is_said_with_its_mend(change: Object, level: str, said: s
     assert [str(each.level) for each in found] == level.split(), found
     assert said in found[0].message
     assert mend in found[0].mend
+    for each in found:
+        assert re.search(r"(^|`|with )(kubectl|kubeadm|helm|penstock) ", each.mend), f"nothing to type: {each.mend}"
 
 
 def test_each_cause_has_its_own_step() -> None:
