@@ -97,7 +97,7 @@ lock: setup ## Resolves the dependencies anew into requirements.lock, the benchm
 	$(COMPILE) pyproject.toml --extra router --extra workers --extra operators -c requirements.lock -o images/controller.lock
 	$(COMPILE) pyproject.toml --extra operators -c requirements.lock -o images/operator.lock
 	$(COMPILE) pyproject.toml --extra power -c requirements.lock -o images/node-agent.lock
-	$(COMPILE) pyproject.toml --extra workers -c requirements.lock -o images/worker-sim.lock
+	$(COMPILE) pyproject.toml --extra workers --extra download -c requirements.lock -o images/worker-sim.lock
 	$(COMPILE) images/hotpath.in -c requirements.lock -o images/hotpath.lock
 	$(COMPILE) images/lint.in -o images/lint.lock
 

@@ -58,7 +58,7 @@ def source_of(wanted: Wanted) -> Source:
     if wanted.repo is not None:
         return hub.Hub(wanted.repo, wanted.revision, wanted.endpoint, os.environ.get("HF_TOKEN", ""))
     if wanted.uri is not None and wanted.uri.startswith(("s3://", "gs://")):
-        return s3.Bucket.of(wanted.uri, wanted.endpoint, os.environ)
+        return s3.Bucket.of(wanted.uri, wanted.endpoint)
     raise errors.SettingsError(f"{ENV}: neither a repo nor an s3:// or gs:// uri: {wanted.uri!r}")
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 FILES = {"config.json": b"{}", "model.safetensors": b"w" * 3000, "sub/tokenizer.json": b"[]"}
 
+_KEYS = {"SecretAccessKey": "s", "Expiration": "2100-01-01T00:00:00Z"}
+
 
 class Server(http.server.ThreadingHTTPServer):
     """A hub with one repository, and a store with one bucket; it notes what was asked."""
@@ -51,12 +53,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
             while self.server.stalls:
                 time.sleep(0.05)
             self._say(200, FILES[path.removeprefix("/org/model/resolve/abc/")])
-        elif path == "/bucket/":
+        elif path == "/credentials":
+            self._say(200, json.dumps(_KEYS | {"AccessKeyId": "ASIAPOD", "Token": "t"}).encode())
+        elif path == "/bucket":
             self._say(200, _page(urllib.parse.parse_qs(query)))
         elif path.startswith("/bucket/llama/"):
             self._say(200, FILES[path.removeprefix("/bucket/llama/")])
         else:
             self._say(404, b"")
+
+    def do_POST(self) -> None:
+        """What a token service answers to a web identity."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        fields = {**_KEYS, "AccessKeyId": "ASIAWEB", "SessionToken": "t"}
+        inside = "".join(f"<{name}>{value}</{name}>" for name, value in fields.items())
+        result = (
+            f"<AssumeRoleWithWebIdentityResult><Credentials>{inside}</Credentials></AssumeRoleWithWebIdentityResult>"
+        )
+        self._say(200, f"<AssumeRoleWithWebIdentityResponse>{result}</AssumeRoleWithWebIdentityResponse>".encode())
 
     def _say(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -72,7 +86,8 @@ def _page(query: dict[str, list[str]]) -> bytes:
     """One key a page, as ListObjectsV2 does with many."""
     names = sorted(FILES)
     index = int(query.get("continuation-token", ["0"])[0])
-    more = f"<NextContinuationToken>{index + 1}</NextContinuationToken>" if index + 1 < len(names) else ""
+    truncated = "<IsTruncated>true</IsTruncated>"
+    more = f"{truncated}<NextContinuationToken>{index + 1}</NextContinuationToken>" if index + 1 < len(names) else ""
     key = f"<Contents><Key>{query['prefix'][0]}{names[index]}</Key><Size>{len(FILES[names[index]])}</Size></Contents>"
     space = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
     return f"<ListBucketResult {space}>{key}{more}</ListBucketResult>".encode()

@@ -1,110 +1,98 @@
-"""A bucket over S3's REST API, signed with signature version 4, or unsigned where no key is given."""
+"""A bucket over S3's protocol, with the credentials that AWS' own library finds; unsigned where it finds none."""
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import hmac
+import contextlib
+import os
 import pathlib
-import urllib.parse
-from collections.abc import Iterator, Mapping
-from xml.etree import ElementTree
+import shutil
+from collections.abc import Iterator
+from typing import Any
 
-from penstock.runtime import clock as clocks
+import botocore
+import botocore.config
+import botocore.session
+from botocore import exceptions
+
 from penstock.runtime import errors
-from workers.sources import http
 
-_EMPTY = hashlib.sha256(b"").hexdigest()
 _GOOGLE = "https://storage.googleapis.com"
+_TIMEOUT_S = 60.0
+_TRIES = 5
+# Of what an error answer says, for good; the rest may pass.
+_PASSING = frozenset({408, 425, 429})
 
 
 class Bucket:
-    """The objects below a prefix."""
+    """The objects below a prefix. `client` is one of botocore's for S3."""
 
-    def __init__(
-        self,
-        endpoint: str,
-        bucket: str,
-        prefix: str,
-        region: str,
-        key: str,
-        secret: str,
-        session: str,
-        clock: clocks.Clock,
-    ) -> None:
-        self._endpoint, self._bucket, self._prefix = endpoint.rstrip("/"), bucket, prefix
-        self._region, self._key, self._secret, self._session, self._clock = region, key, secret, session, clock
+    def __init__(self, client: Any, bucket: str, prefix: str) -> None:
+        self._client, self._bucket, self._prefix = client, bucket, prefix
 
     @classmethod
-    def of(cls, uri: str, endpoint: str | None, environ: Mapping[str, str]) -> Bucket:
-        """From `s3://bucket/prefix` or `gs://bucket/prefix`, with the usual variables for keys and region."""
+    def of(cls, uri: str, endpoint: str | None) -> Bucket:
+        """From `s3://bucket/prefix` or `gs://bucket/prefix`; region and address may be in the environment.
+
+        Credentials are looked for where AWS' tools look: keys in the environment, a web identity (IRSA), EKS Pod identity,
+        the node's role. For `gs://` keys of its interoperable API in the environment are the only ones.
+        """
         scheme, _, rest = uri.partition("://")
         bucket, _, prefix = rest.partition("/")
-        region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        default = _GOOGLE if scheme == "gs" else f"https://s3.{region}.amazonaws.com"
-        return cls(
-            endpoint or environ.get("AWS_ENDPOINT_URL") or default,
-            bucket,
-            prefix.rstrip("/") + "/" if prefix.strip("/") else "",
-            region,
-            environ.get("AWS_ACCESS_KEY_ID", ""),
-            environ.get("AWS_SECRET_ACCESS_KEY", ""),
-            environ.get("AWS_SESSION_TOKEN", ""),
-            clocks.SystemClock(),
+        google = scheme == "gs"
+        region = (
+            os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("auto" if google else "us-east-1")
         )
+        session = botocore.session.Session()
+        # What signs for Amazon is nothing that another store may see.
+        keyed = bool(os.environ.get("AWS_ACCESS_KEY_ID")) if google else session.get_credentials() is not None
+        config = botocore.config.Config(
+            signature_version="s3v4" if keyed else botocore.UNSIGNED,
+            connect_timeout=_TIMEOUT_S,
+            read_timeout=_TIMEOUT_S,
+            retries={"total_max_attempts": _TRIES, "mode": "standard"},
+            s3={"addressing_style": "path"},
+            # Stores that are not Amazon's know no others.
+            response_checksum_validation="when_required",
+        )
+        address = endpoint or os.environ.get("AWS_ENDPOINT_URL") or (_GOOGLE if google else None)
+        client = session.create_client("s3", region_name=region, endpoint_url=address, config=config)
+        return cls(client, bucket, prefix.rstrip("/") + "/" if prefix.strip("/") else "")
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Every object below the prefix, page by page."""
-        token = ""
-        while True:
-            query = {"list-type": "2", "prefix": self._prefix} | ({"continuation-token": token} if token else {})
-            url, headers = self._signed("", query)
-            try:
-                page = ElementTree.fromstring(http.get(url, headers))
-            except ElementTree.ParseError as exc:
-                raise errors.TerminalError(f"{self._endpoint} does not answer as an object store does") from exc
-            space = page.tag.partition("}")[0] + "}" if page.tag.startswith("{") else ""
-            for each in page.iter(f"{space}Contents"):
-                name = each.findtext(f"{space}Key", "").removeprefix(self._prefix)
-                if name and not name.endswith("/"):
-                    yield name, int(each.findtext(f"{space}Size", "0"))
-            token = page.findtext(f"{space}NextContinuationToken", "")
-            if not token:
-                return
+        with _told(f"bucket {self._bucket}"):
+            for page in self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            ):
+                for each in page.get("Contents", ()):
+                    name = each["Key"].removeprefix(self._prefix)
+                    if name and not name.endswith("/"):
+                        yield name, each["Size"]
 
     def fetch(self, name: str, target: pathlib.Path) -> None:
         """One object."""
-        url, headers = self._signed(self._prefix + name, {})
-        http.save(url, headers, target)
-
-    def _signed(self, key: str, query: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-        """URL and headers of a GET (AWS Signature Version 4, header form)."""
-        path = urllib.parse.quote(f"/{self._bucket}/{key}" if self._bucket else f"/{key}", safe="/~")
-        ordered = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in sorted(query.items()))
-        url = f"{self._endpoint}{path}{'?' + ordered if ordered else ''}"
-        if not self._key:
-            return url, {}
-        now = datetime.datetime.fromtimestamp(self._clock.now_s(), datetime.UTC)
-        stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
-        headers = {"host": urllib.parse.urlsplit(url).netloc, "x-amz-content-sha256": _EMPTY, "x-amz-date": stamp}
-        if self._session:
-            headers["x-amz-security-token"] = self._session
-        names = ";".join(sorted(headers))
-        canonical = "\n".join(
-            ["GET", path, ordered, *(f"{name}:{headers[name]}" for name in sorted(headers)), "", names, _EMPTY]
-        )
-        scope = f"{day}/{self._region}/s3/aws4_request"
-        text = "\n".join(["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])
-        signing = f"AWS4{self._secret}".encode()
-        for part in (day, self._region, "s3", "aws4_request"):
-            signing = hmac.new(signing, part.encode(), hashlib.sha256).digest()
-        signature = hmac.new(signing, text.encode(), hashlib.sha256).hexdigest()
-        headers["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={self._key}/{scope}, SignedHeaders={names}, Signature={signature}"
-        )
-        del headers["host"]
-        return url, headers
+        key = self._prefix + name
+        for attempt in range(_TRIES):
+            try:
+                with _told(f"{self._bucket}/{key}"), open(target, "wb") as out:
+                    shutil.copyfileobj(self._client.get_object(Bucket=self._bucket, Key=key)["Body"], out, 2**20)
+                return
+            except errors.RetryableError:
+                # The library tries requests again, not bodies that end early.
+                if attempt + 1 == _TRIES:
+                    raise
 
 
-def _quoted(text: str) -> str:
-    return urllib.parse.quote(text, safe="-_.~")
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """The library's errors as ours, with what they are about."""
+    try:
+        yield
+    except exceptions.ClientError as exc:
+        status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        kind = errors.RetryableError if status >= 500 or status in _PASSING else errors.TerminalError
+        raise kind(f"{what}: {status} {exc}") from exc
+    except (exceptions.ParamValidationError, exceptions.NoRegionError, exceptions.InvalidRegionError) as exc:
+        raise errors.TerminalError(f"{what}: {exc}") from exc
+    except exceptions.BotoCoreError as exc:
+        raise errors.RetryableError(f"{what}: {exc}") from exc

@@ -122,7 +122,8 @@ class ObjectStoreSource(base.Part):
     credentials: SecretName | None = Field(
         None,
         description="Secret whose keys become environment variables of the download (AWS_ACCESS_KEY_ID, "
-        "AWS_SECRET_ACCESS_KEY); none means requests without a signature, for public buckets",
+        "AWS_SECRET_ACCESS_KEY); none means what s3:// finds by the identity of placement.serviceAccountName, else requests "
+        "without a signature, for public buckets",
     )
 
 

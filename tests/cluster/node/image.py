@@ -23,7 +23,7 @@ PAUSE = "localhost/pause:test"
 VLLM = "localhost/vllm:test"
 KUBERAY = "localhost/kuberay-operator:test"
 METRICS_SERVER = "localhost/metrics-server:test"
-_EXTRAS = ("router", "power", "workers", "operators", "embedded")
+_EXTRAS = ("router", "power", "workers", "download", "operators", "embedded")
 _ENV = {
     "PATH": f"/{layers.HOME}/bin:/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",

@@ -8,11 +8,10 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from penstock.runtime import clock as clocks
 from penstock.runtime import errors
 from tests.support import model_servers
 from tests.support.model_servers import FILES, Server
@@ -45,13 +44,70 @@ def test_a_hub_is_fetched_once(server: Server, tmp_path: pathlib.Path) -> None:
     assert len(server.asked) == before
 
 
-def test_a_store_is_listed_page_by_page(server: Server, tmp_path: pathlib.Path) -> None:
-    """Every object below the prefix, with signed requests where there is a key."""
-    environ = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "s"}
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> pytest.MonkeyPatch:
+    """An environment without credentials of any kind."""
+    for name in [each for each in os.environ if each.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return monkeypatch
+
+
+def keys(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """A key pair of a Secret."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+
+
+def web_identity(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """What EKS puts into Pods of a ServiceAccount with a role (IRSA)."""
+    (tmp_path / "token").write_text("a.web.token")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/models")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.url)
+
+
+def pod_identity(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """What the agent of EKS Pod Identity puts there."""
+    (tmp_path / "token").write_text("a.web.token")
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.url}/credentials")
+    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+
+
+@pytest.mark.parametrize(
+    ("given", "key"), [(keys, "AKIA"), (web_identity, "ASIAWEB"), (pod_identity, "ASIAPOD"), (None, "")]
+)
+def test_a_store_is_listed_page_by_page(
+    given: Callable[[Server, pytest.MonkeyPatch, pathlib.Path], None] | None,
+    key: str,
+    server: Server,
+    nobody: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+) -> None:
+    """Every object below the prefix, with requests signed by what the Pod has; unsigned where it has nothing."""
+    if given is not None:
+        given(server, nobody, tmp_path)
     wanted = download.Wanted(folder=tmp_path / "k", uri="s3://bucket/llama")
-    assert download.bring(wanted, s3.Bucket.of("s3://bucket/llama", server.url, environ))
+    assert download.bring(wanted, s3.Bucket.of("s3://bucket/llama", server.url))
     assert contents(tmp_path / "k") == FILES
-    assert all(each.startswith("AWS4-HMAC-SHA256 Credential=AKIA/") for each in server.auth)
+    signed = {each for each in server.auth if each.startswith("AWS4-HMAC-SHA256")}
+    assert all(each.startswith(f"AWS4-HMAC-SHA256 Credential={key}/") for each in signed)
+    assert bool(signed) == bool(key)
+
+
+def test_google_is_shown_nothing_of_amazons(server: Server, nobody: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """A Pod with a role of Amazon's asks for a public bucket of Google's."""
+    web_identity(server, nobody, tmp_path)
+    assert dict(s3.Bucket.of("gs://bucket/llama", server.url).files()) == {each: len(FILES[each]) for each in FILES}
+    assert server.auth == {""}
+
+
+def test_what_is_no_bucket_is_said(server: Server, nobody: pytest.MonkeyPatch) -> None:
+    """Once: it will not pass."""
+    with pytest.raises(errors.TerminalError, match="bucket none: 404"):
+        list(s3.Bucket.of("s3://none/llama", server.url).files())
+    assert server.asked == ["/none"]
 
 
 def test_a_server_that_is_busy_is_asked_again(server: Server, tmp_path: pathlib.Path) -> None:
@@ -167,14 +223,3 @@ def test_a_folder_of_the_node_that_is_another_users_is_named(
     wanted = download.Wanted(folder=tmp_path / "k", repo="org/model", revision="abc", endpoint=server.url)
     with pytest.raises(errors.TerminalError, match=f"cannot be written by user {os.getuid()} -> on the node: chown"):
         download.bring(wanted, hub.Hub("org/model", "abc", server.url, ""))
-
-
-def test_the_signature_is_the_documented_one() -> None:
-    """That of the example "Get Bucket (List Objects)" in AWS' description of signature version 4."""
-    clock = clocks.ManualClock(1_369_353_600.0)
-    secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-    endpoint = "https://examplebucket.s3.amazonaws.com"
-    bucket = s3.Bucket(endpoint, "", "", "us-east-1", "AKIAIOSFODNN7EXAMPLE", secret, "", clock)
-    _, headers = bucket._signed("", {"max-keys": "2", "prefix": "J"})
-    wanted = "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
-    assert headers["authorization"].endswith(f"Signature={wanted}")
