@@ -21,6 +21,8 @@ _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 15.0
 # How soon a kind is found that is installed later.
 _OPTIONAL_S = 60.0
+# So many names are remembered after their objects are gone.
+_GONE = 10_000
 
 
 def name_of(found: kube.Object) -> Name:
@@ -44,6 +46,8 @@ class Store:
         self._index, self._slim = index, slim or without_managed_fields
         self._objects: dict[Name, kube.Object] = {}
         self._by_key: dict[Name, dict[Name, None]] = {}
+        # At which version objects were gone: answers to what was asked before may come later than the watch tells.
+        self._gone: dict[Name, int] = {}
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -60,10 +64,12 @@ class Store:
         return [self._objects[name] for name in self._by_key.get((namespace, key), ())]
 
     def put(self, found: kube.Object) -> bool:
-        """Keeps an object; False where a newer sight of it is there already."""
+        """Keeps an object; False where a newer sight of it is there already, or it was seen to be gone since."""
         name = name_of(found)
         before = self._objects.get(name)
         if before is not None and _version(before) > _version(found):
+            return False
+        if self._gone.get(name, -1) >= _version(found):
             return False
         self._drop(name)
         kept = self._slim(found)
@@ -79,6 +85,7 @@ class Store:
         if before is not None and _version(before) > _version(found):
             return False
         self._drop(name)
+        self._mark_gone(name, _version(found))
         return before is not None
 
     def replace(self, found: Iterable[kube.Object], version: int) -> list[kube.Object]:
@@ -90,7 +97,14 @@ class Store:
         gone = [each for name, each in self._objects.items() if name not in seen and _version(each) <= version]
         for each in gone:
             self._drop(name_of(each))
+            self._mark_gone(name_of(each), version)
         return gone
+
+    def _mark_gone(self, name: Name, version: int) -> None:
+        self._gone.pop(name, None)
+        self._gone[name] = version
+        if len(self._gone) > _GONE:
+            del self._gone[next(iter(self._gone))]
 
     def _drop(self, name: Name) -> None:
         before = self._objects.pop(name, None)

@@ -17,6 +17,8 @@ Object = dict[str, Any]
 FIELD_MANAGER = "penstock-operator"
 _TIMEOUT_S = 30.0
 _PAGE = 500
+# Watches tell something each minute, if only their version: of a path that swallows everything nothing comes at all.
+_SILENT_S = 150.0
 _AGAIN_LEAST_S = 0.1
 _RETRYABLE = frozenset({408, 409, 429, 500, 502, 503, 504})
 
@@ -55,14 +57,16 @@ class KubeClient:
         on_call: Callable[[str, int], None] = lambda verb, code: None,
         may_write: Callable[[], bool] = lambda: True,
         clock: clocks.Clock | None = None,
+        silent_s: float = _SILENT_S,
     ) -> None:
         """`server` begins with https://. `token` may be empty where the context shows a certificate. `manager` is whom
         the fields belong to that are written.
 
         `on_call(verb, status code)` is told of every answer, with 0 where none came. While `may_write` says no, calls
         that change something raise `FencedError`. A refusal that says when to ask again is waited for, in all for
-        `timeout_s` at most.
+        `timeout_s` at most. A watch of which nothing came for `silent_s` is taken for lost.
         """
+        self._silent_s = silent_s
         self._clock = clock or clocks.SystemClock()
         self._token = token if callable(token) else lambda: token
         self._on_call, self._may_write, self._timeout_s, self._manager = on_call, may_write, timeout_s, manager
@@ -110,7 +114,7 @@ class KubeClient:
         }
         if labels:
             params["labelSelector"] = labels
-        timeout = httpx.Timeout(self._timeout_s, read=wait_s + self._timeout_s)
+        timeout = httpx.Timeout(self._timeout_s, read=min(wait_s + self._timeout_s, self._silent_s))
         try:
             async with self._http.stream(
                 "GET", path, params=params, timeout=timeout, headers=self._headers()

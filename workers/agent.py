@@ -134,7 +134,7 @@ class WorkerAgent:
                 self._log.warning("drain_not_announced", worker=self._spec.id, reason=str(exc))
         if serves:
             await self._clock.sleep(self._spec.settle_s)
-        while serves and self._clock.monotonic_s() < self._drain_until_s and await self._engine.alive():
+        while serves and self._clock.monotonic_s() < self._drain_until_s and not await self._engine.ended():
             # Unknown is not zero: an engine that cannot be asked may still be answering.
             if await self._engine.load() == 0:
                 break
@@ -164,11 +164,15 @@ class WorkerAgent:
                 return
             except errors.PenstockError as exc:
                 self._log.warning("lease_not_renewed", worker=self._spec.id, reason=str(exc))
-            if record.state is not types.WorkerState.STARTING and not await self._engine.alive():
+            if record.state is not types.WorkerState.STARTING and await self._gone():
                 self._log.error("engine_died", worker=self._spec.id)
                 await self._deregister()
                 self._end("the engine ended")
                 return
+
+    async def _gone(self) -> bool:
+        """Whether nothing more is to be had of the engine: one that drains and stalls may have streams to finish."""
+        return await self._engine.ended() if self._drain is not None else not await self._engine.alive()
 
     async def _announce(self) -> None:
         # Read here, not before the last await: the state may have moved on.

@@ -49,6 +49,8 @@ class Fault:
     drop: str = ""
     # The client's process is dead from here on: nothing passes any more.
     dies: bool = False
+    # A watch stays open, and nothing of it comes.
+    silent: bool = False
 
 
 Rule = Callable[[Request], Fault]
@@ -158,6 +160,8 @@ class Proxy:
             ]
             writer.write("\r\n".join(lines).encode("latin-1"))
             async for piece in answer.aiter_raw():
+                if fault.silent:
+                    continue
                 writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
                 await writer.drain()
         writer.write(b"0\r\n\r\n")

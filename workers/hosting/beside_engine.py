@@ -21,7 +21,7 @@ _POLL_S = 0.5
 # The first request compiles, captures graphs and fills caches: it may take minutes.
 _WARM_UP_TIMEOUT_S = 600.0
 _WARM_UP_TOKENS = 4
-# An engine under load may miss a probe or two; one that has ended refuses the connection each time.
+# An engine under load may miss a probe or two; one that has ended refuses the connection, or says so, each time.
 _MISSES = 5
 
 
@@ -37,7 +37,7 @@ class BesideEngine:
             self._parse = adapters.parser_for(worker.engine.kind)
         except stats.UnknownEngine as exc:
             raise errors.SettingsError(f"engine: {exc}") from exc
-        self._misses = 0
+        self._misses = self._refusals = 0
         self._log = logs.get("worker")
 
     async def start(self) -> engine.EngineInfo:
@@ -69,8 +69,13 @@ class BesideEngine:
 
     async def alive(self) -> bool:
         """False where it did not answer several times in a row."""
-        self._misses = 0 if await self._healthy() else self._misses + 1
+        await self._probe()
         return self._misses < _MISSES
+
+    async def ended(self) -> bool:
+        """Whether it refused, or answered with an error, several times in a row: an engine that stalls may have streams."""
+        await self._probe()
+        return self._refusals >= _MISSES
 
     async def load(self) -> int | None:
         """Running and waiting, by the engine's own metrics."""
@@ -96,6 +101,17 @@ class BesideEngine:
             return False
         self._log.info("engine_warm", status=status, took_s=round(self._clock.monotonic_s() - began_s, 2))
         return True
+
+    async def _probe(self) -> None:
+        """Asks once, and counts."""
+        try:
+            await asyncio.to_thread(_get, f"{self._url}/health")
+        except OSError as exc:
+            self._misses += 1
+            silent = isinstance(exc, TimeoutError) or isinstance(getattr(exc, "reason", None), TimeoutError)
+            self._refusals = 0 if silent else self._refusals + 1
+        else:
+            self._misses = self._refusals = 0
 
     async def _healthy(self) -> bool:
         return await self._get("/health") is not None

@@ -62,6 +62,10 @@ class ChildEngine:
             return False
         return await self._beside.alive()
 
+    async def ended(self) -> bool:
+        """Whether its program has, or its server refuses to be asked."""
+        return self._program.poll() is not None or await self._beside.ended()
+
     async def load(self) -> int | None:
         """Running and waiting, by the engine's own metrics."""
         return await self._beside.load()

@@ -31,7 +31,10 @@ class Engine(Protocol):
         """Returns when the engine answers. Raises where it cannot."""
 
     async def alive(self) -> bool:
-        """Whether the engine still runs."""
+        """Whether the engine still runs and answers."""
+
+    async def ended(self) -> bool:
+        """Whether it certainly serves nothing any more; one that is merely slow to answer has not ended."""
 
     async def load(self) -> int | None:
         """Requests running and waiting; None where the engine cannot be asked now."""

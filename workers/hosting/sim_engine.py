@@ -66,6 +66,10 @@ class SimEngine:
         """It lives as long as its process, once started."""
         return self._running
 
+    async def ended(self) -> bool:
+        """It lives as long as its process, once started."""
+        return not self._running
+
     async def load(self) -> int | None:
         """Requests accepted and not answered."""
         return self._server.stats.in_flight

@@ -59,6 +59,10 @@ class VllmEngine:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
+    async def ended(self) -> bool:
+        """Whether the process has."""
+        return not await self.alive()
+
     async def load(self) -> int | None:
         """Running and waiting, by the engine's own metrics."""
         reading = await self._read()

@@ -23,12 +23,14 @@ class Follower:
         self.clock, self.lists = HastyClock(), 0
         self._access, self._path = access, sight.SERVICE.path(namespace)
 
-    async def start(self, status: int) -> None:
-        """Watches are refused so; 0: they run."""
+    async def start(self, status: int, silent_s: float = 150.0) -> None:
+        """Watches are refused so; 0: they run. They are taken for lost after `silent_s`."""
         await self.proxy.start()
         self.refuse(status)
         access = self.proxy.access
-        self.client = kube.KubeClient(access.server, access.ssl_context(), access.token, clock=HastyClock())
+        self.client = kube.KubeClient(
+            access.server, access.ssl_context(), access.token, clock=HastyClock(), silent_s=silent_s
+        )
         self.informer = cache.Informer(self.client, self.clock, cache.Store(), [self._path])
         await self.informer.start()
 
@@ -78,6 +80,27 @@ async def test_history_that_is_never_kept_does_not_make_it_list_all_the_time(fol
     assert follower.clock.slept_s[:4] == [0.5, 1.0, 2.0, 4.0]
     assert follower.lists - len(follower.clock.slept_s) in (1, 2)
     assert not follower.informer.in_step
+
+
+async def test_a_watch_that_tells_nothing_any_more_is_opened_again(
+    follower: Follower, server: api.Api, namespace: str
+) -> None:
+    """As behind a path that swallows what is sent and closes nothing; what happened meanwhile is seen."""
+    await follower.start(0, silent_s=1.0)
+    follower.proxy.rule = lambda request: Fault(silent=request.watches)
+    follower.proxy.cut()
+    await until(lambda: follower.informer.in_step)
+    document = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "made", "namespace": namespace},
+        "spec": {"ports": [{"port": 80}]},
+    }
+    assert server.apply(document, namespace).is_success
+    await until(lambda: not follower.informer.in_step)
+    assert len(follower.informer.store) == 0
+    follower.refuse(0)
+    await until(lambda: len(follower.informer.store) == 1)
 
 
 @pytest.mark.parametrize(

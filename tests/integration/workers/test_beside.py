@@ -89,6 +89,26 @@ async def test_a_drain_waits_for_the_last_stream(pod: Pod, by: str) -> None:
     assert engine.returncode is None
 
 
+async def test_a_drain_waits_for_an_engine_that_stalls(pod: Pod) -> None:
+    """One that answers nothing for longer than probes bear, and then goes on: its stream comes whole."""
+    engine = await pod.engine()
+    agent = await pod.agent(drain_s=60.0)
+    await pod.until(types.WorkerState.READY)
+    async with pod.stream() as lines:
+        agent.send_signal(signal.SIGTERM)
+        await pod.until(types.WorkerState.DRAINING)
+        engine.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(15)
+        assert agent.returncode is None
+        engine.send_signal(signal.SIGCONT)
+        last = ""
+        async for line in lines:
+            last = line or last
+        assert last == "data: [DONE]"
+    async with asyncio.timeout(10):
+        assert await agent.wait() == 0
+
+
 async def test_a_stop_before_the_engine_is_there(pod: Pod) -> None:
     """An agent that still waits for its engine ends at once, and leaves nothing behind."""
     agent = await pod.agent()

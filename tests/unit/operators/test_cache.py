@@ -40,6 +40,35 @@ def test_an_older_sight_does_not_replace_a_newer_one() -> None:
     assert found.of("n", "new")
 
 
+def test_what_is_gone_does_not_come_back_by_a_late_answer() -> None:
+    """An answer to what was asked before the object's end; one of the same name that is made later is another."""
+    found = store()
+    found.put(thing("a", 10, "x"))
+    assert found.remove(thing("a", 12, "x"))
+    assert not found.put(thing("a", 11, "x"))
+    assert not found.put(thing("a", 12, "x"))
+    assert len(found) == 0 and found.of("n", "x") == []
+    assert found.put(thing("a", 13, "x"))
+
+
+def test_what_a_list_lacked_does_not_come_back_either() -> None:
+    """It was gone when the list was made."""
+    found = store()
+    found.put(thing("a", 10))
+    assert found.replace([], 20)
+    assert not found.put(thing("a", 15))
+    assert len(found) == 0
+    assert found.put(thing("a", 21))
+
+
+def test_only_so_many_ends_are_remembered() -> None:
+    """The oldest go first."""
+    found = store()
+    for number in range(10_001):
+        found.remove(thing(f"a{number}", 100))
+    assert found.put(thing("a0", 1)) and not found.put(thing("a1", 1))
+
+
 def test_a_list_replaces_all_but_what_was_written_since() -> None:
     """Objects that the list lacks are gone, except those that were made after it."""
     found = store()

@@ -37,6 +37,10 @@ class ScriptedEngine:
         """As set."""
         return self.running
 
+    async def ended(self) -> bool:
+        """As set."""
+        return not self.running
+
     async def load(self) -> int | None:
         """As set."""
         return self.requests
