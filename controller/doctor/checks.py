@@ -19,7 +19,7 @@ _DEVICE_PLUGINS = {
     "nvidia.com/": "helm install nvdp nvidia-device-plugin --repo https://nvidia.github.io/k8s-device-plugin -n kube-system",
     "amd.com/": "kubectl create -f https://raw.githubusercontent.com/ROCm/k8s-device-plugin/master/k8s-ds-amdgpu-dp.yaml",
 }
-_UPGRADE = "kubeadm upgrade plan (or, where somebody else runs the control plane, their upgrade)"
+_UPGRADE = "kubeadm upgrade plan  # or, where somebody else runs the control plane, their upgrade"
 # Resources that nodes have without a device plugin.
 _PLAIN = ("cpu", "memory", "pods", "ephemeral-storage", "hugepages-")
 
@@ -59,7 +59,7 @@ def definitions(sight: Sight) -> Iterator[Finding]:
         conditions = {each["type"]: each["status"] for each in found.get("status", {}).get("conditions", ())}
         if conditions.get("Established") != "True":
             wrong = True
-            mend = f"kubectl describe crd {full} says who has its names; {_APPLY}"
+            mend = f"kubectl describe crd {full}; {_APPLY}  # the first says who has its names"
             yield Finding("definitions", Level.ERROR, f"{full} is not served", mend)
         elif _schemas(found) != _schemas(wanted):
             wrong = True
@@ -86,7 +86,7 @@ def accelerators(sight: Sight) -> Iterator[Finding]:
         missing = [name(each) for each in sight.nodes if not _answers(each)]
         if missing:
             message = f"not ready: {', '.join(missing)}"
-            mend = f"kubectl describe node {' '.join(missing)} (its kubelet or network; on the node: systemctl restart kubelet)"
+            mend = f"kubectl describe node {' '.join(missing)}  # kubelet or network; on the node: systemctl restart kubelet"
             yield Finding("nodes", Level.WARNING, message, mend)
     if not ready:
         yield Finding("nodes", Level.ERROR, "no node takes Pods", "kubectl get nodes")
@@ -140,9 +140,7 @@ def _plugin(resource: str) -> str:
     for domain, command in _DEVICE_PLUGINS.items():
         if resource.startswith(domain):
             return command
-    return (
-        f"kubectl get daemonsets -A shows whether the device plugin that offers {resource} is there: install or mend it"
-    )
+    return f"kubectl get daemonsets -A  # is the device plugin that offers {resource} there? install or mend it"
 
 
 def kuberay(sight: Sight) -> Iterator[Finding]:
@@ -208,13 +206,13 @@ def storage(sight: Sight) -> Iterator[Finding]:
         if there and (not default if wanted is None else wanted and wanted not in there):
             objects = f"pvc/{name(each)} statefulset/{name(each).removeprefix('data-').rpartition('-')[0]}"
             upgrade = release.upgrade(sight) + " --set redis.bundled.storage.className=CLASS"
-            mend = f"kubectl -n {sight.namespace} delete {objects}; {upgrade} (one of {', '.join(sorted(there))})"
+            mend = f"kubectl -n {sight.namespace} delete {objects}; {upgrade}  # one of {', '.join(sorted(there))}"
         yield Finding("storage", Level.ERROR, message, mend)
     if default:
         yield Finding("storage", Level.OK, f"default StorageClass {default[0]}")
     elif not claims:
         names = ", ".join(name(each) for each in sight.storage_classes) or "none"
-        mend = f"{release.upgrade(sight)} --set redis.bundled.storage.className=CLASS, or mark a class as the default"
+        mend = f"{release.upgrade(sight)} --set redis.bundled.storage.className=CLASS  # or mark a class as the default"
         yield Finding("storage", Level.WARNING, f"no default StorageClass; there are: {names}", mend)
 
 

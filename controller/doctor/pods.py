@@ -9,8 +9,6 @@ from controller.doctor.sight import Object, component, name
 from operators import pods as workers
 from operators.policy import problems
 
-# What helm calls a change of some values of the release that is there.
-UPGRADE = "helm upgrade {release} helm/penstock -n {namespace} --reset-then-reuse-values"
 # Where the chart's values of a component are not under its own name.
 _VALUES = {"redis": "redis.bundled", "node-agent": "nodeAgent"}
 _PULLED = frozenset({"ErrImagePull", "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName"})
@@ -29,6 +27,11 @@ _COMMANDS = tuple(
         (
             r"couldn't find key (?P<key>\S+) in Secret (?:\S+/)?(?P<it>[^\s/]+)",
             'kubectl -n {namespace} patch secret {it} -p \'{{"stringData":{{"{key}":"VALUE"}}}}\'',
+        ),
+        (
+            r'secret "(?P<it>[^"]*redis[^"]*)" not found',
+            "kubectl -n {home} get secret {it} -o jsonpath='{{.data.url}}' | base64 -d | "
+            "kubectl -n {namespace} create secret generic {it} --from-file=url=/dev/stdin",
         ),
         (
             r'secret "(?P<it>[^"]+)" not found',
@@ -57,7 +60,22 @@ _COMMANDS = tuple(
         (r"serve no endpoint picker", "{upgrade} --set gateway.pickerPort=9002"),
     )
 )
+_QUOTED = re.compile(r"`([^`]+)`")
+_UNDO = "penstock rollout undo"
 _UNMADE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """Helm's name of it, and where it is."""
+
+    name: str
+    namespace: str
+
+    @property
+    def upgrade(self) -> str:
+        """What helm calls a change of some values of the release that is there."""
+        return f"helm upgrade {self.name} helm/penstock -n {self.namespace} --reset-then-reuse-values"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,55 +119,62 @@ def owner(pod: Object) -> tuple[str, str]:
     return about["namespace"], about.get("labels", {}).get(workers.DEPLOYMENT_LABEL, "")
 
 
-def mend_worker(pod: Object, found: Problem, upgrade: str) -> str:
+def mend_worker(pod: Object, found: Problem, own: Release) -> str:
     """What to do about a worker of a ModelDeployment: what the operator's condition says of it too."""
     namespace, deployment = owner(pod)
     step = problems.step(found.reason.partition(",")[0], name(pod))
     if not step or not deployment:
         return f"kubectl -n {namespace} describe pod {name(pod)}"
-    return mend_model(namespace, deployment, found.shown, step, upgrade)
+    return mend_model(namespace, deployment, found.shown, step, own)
 
 
-def mend_model(namespace: str, deployment: str, cause: str, step: str, upgrade: str) -> str:
-    """Cause and step of a condition as something to type; `upgrade` is the command that makes the release anew.
+def mend_model(namespace: str, deployment: str, cause: str, step: str, own: Release) -> str:
+    """Cause and step of a condition as something to type, with what is to be known of it after a #.
 
-    The step's own command, that for what the cause names, or a change of the ModelDeployment.
+    The step's own command, that for what the cause names, or a change of the ModelDeployment. `own` is the release.
     """
-    if "`" in step or step.startswith(("kubectl ", "penstock ")):
-        return step.replace("`kubectl ", f"`kubectl -n {namespace} ")
+    typed = _QUOTED.search(step)
+    if typed is not None or step.startswith(("kubectl ", "penstock ")):
+        command = typed[1] if typed is not None else step
+        if command == _UNDO:
+            command += f" {deployment} -n {namespace}"
+        elif command.startswith("kubectl ") and " -n " not in command:
+            command = command.replace("kubectl ", f"kubectl -n {namespace} ", 1)
+        return command if typed is None else f"{command}  # {step.replace(typed[0], 'this')}"
     for said, command in _COMMANDS:
         if found := said.search(cause):
-            return f"{command.format(namespace=namespace, upgrade=upgrade, **found.groupdict())}: {step}"
+            known = {"namespace": namespace, "home": own.namespace, "upgrade": own.upgrade, **found.groupdict()}
+            return f"{command.format(**known)}  # {step}"
     verb = "edit" if _EDITED.search(step) else "describe"
-    return f"kubectl -n {namespace} {verb} md {deployment}: {step}"
+    return f"kubectl -n {namespace} {verb} md {deployment}  # {step}"
 
 
 def mend_component(workload: Object, found: Problem | None) -> str:
     """What to do about a Pod of the release itself."""
     namespace, which = workload["metadata"]["namespace"], component(workload)
     values = _VALUES.get(which, which)
-    upgrade = UPGRADE.format(release=release(workload), namespace=namespace)
+    own = Release(release(workload), namespace)
     selector = f"app.kubernetes.io/component={which}"
     if found is None and which == "node-agent":
         # A Pod that was refused is not there to be described.
-        return (
-            f"kubectl -n {namespace} describe daemonset {name(workload)} says why; where Pod Security forbids it, "
-            f"kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=privileged --overwrite"
-        )
+        label = f"kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=privileged --overwrite"
+        return f"kubectl -n {namespace} describe daemonset {name(workload)}  # says why; where Pod Security forbids it, {label}"
     if found is None or found.reason in _UNMADE:
         return f"kubectl -n {namespace} describe pods -l {selector}"
     if found.reason == "Unschedulable":
-        return f"{upgrade} --set {values}.resources.requests.cpu=LESS, or add nodes"
+        return f"{own.upgrade} --set {values}.resources.requests.cpu=LESS  # or add nodes"
     if found.reason in _PULLED:
         image = f"{values}.image=IMAGE" if which == "redis" else "images.registry=REGISTRY --set images.tag=TAG"
-        return f"{upgrade} --set {image}, or with images.pullSecrets that may pull it"
-    why = f"kubectl -n {namespace} logs -l {selector} --tail 2 says why"
+        return f"{own.upgrade} --set {image}  # or with images.pullSecrets that may pull it"
+    logs = f"kubectl -n {namespace} logs -l {selector} --tail 2"
     # Only a roll-out that is going on is the last upgrade's.
     status = workload.get("status", {})
     wanted = status.get("desiredNumberScheduled", workload["spec"].get("replicas", 1))
     if status.get("updatedReplicas", status.get("updatedNumberScheduled", 0)) >= wanted:
-        return why
-    return f"{why}; helm rollback {release(workload)} -n {namespace} takes back what the last upgrade set"
+        return f"{logs}  # says why"
+    return (
+        f"{logs}; helm rollback {own.name} -n {namespace}  # the first says why, the second takes back the last upgrade"
+    )
 
 
 def release(workload: Object) -> str:

@@ -24,7 +24,7 @@ def rights(sight: Sight) -> Iterator[Finding]:
         shown = [each.shown for each in denied if each.namespace == place]
         more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
         message = f"the operator may not {', '.join(shown[:_SHOWN])}{more}" + (f" in {place}" if place else "")
-        mend = f"{upgrade(sight)} (makes its roles and bindings anew)"
+        mend = f"{upgrade(sight)}  # makes its roles and bindings anew"
         yield Finding("rights", Level.ERROR, message, mend)
     if unknown:
         message = "what the operator may do cannot be seen"
@@ -53,7 +53,7 @@ def workloads(sight: Sight) -> Iterator[Finding]:
         if not wanted and component(each) == "node-agent":
             # One that was made just now has not been counted for yet.
             if each.get("status", {}).get("observedGeneration"):
-                mend = f"{upgrade(sight)} --set nodeAgent.pods.nodeSelector=null, or nodeAgent.pods.affinity=null"
+                mend = f"{upgrade(sight)} --set nodeAgent.pods.nodeSelector=null  # or nodeAgent.pods.affinity=null"
                 message = "node-agent: no node is one that its nodeSelector and affinity take"
                 yield Finding("release", Level.WARNING, message, mend)
             continue
@@ -95,7 +95,7 @@ def _operators(sight: Sight, present: set[str]) -> Iterator[Finding]:
                 message = (
                     f"the operator of the release in {where} looks after {shared} too: they undo each other's work"
                 )
-                mend = f"{upgrade(sight)} --set operator.enabled=false, or operator.settings.namespaces in both"
+                mend = f"{upgrade(sight)} --set operator.enabled=false  # or operator.settings.namespaces in both"
                 yield Finding("release", Level.ERROR, message, mend)
 
 
@@ -129,8 +129,12 @@ def _pods(sight: Sight, workload: Object) -> list[Object]:
 
 def upgrade(sight: Sight) -> str:
     """The same release and values, made anew."""
+    return _release(sight).upgrade
+
+
+def _release(sight: Sight) -> pods.Release:
     names = {pods.release(each) for each in sight.workloads or ()}
-    return pods.UPGRADE.format(release=min(names, default="RELEASE"), namespace=sight.namespace)
+    return pods.Release(min(names, default="RELEASE"), sight.namespace)
 
 
 def _nothing(sight: Sight) -> Iterator[Finding]:
@@ -143,7 +147,7 @@ def _nothing(sight: Sight) -> Iterator[Finding]:
         )
         return
     install = f"helm install penstock helm/penstock -n {sight.namespace} --create-namespace"
-    yield Finding("release", Level.ERROR, message, f"{install} (or give -n NAMESPACE)")
+    yield Finding("release", Level.ERROR, message, f"{install}  # or give -n NAMESPACE")
     # Where other namespaces cannot be seen, what is here may be another release's.
     if sight.elsewhere is None:
         return
@@ -160,7 +164,7 @@ def _nothing(sight: Sight) -> Iterator[Finding]:
             f"ModelDeployments {', '.join(models[:_SHOWN])}{more} with {count} Pods go on, and no operator sees to them"
         )
         gone = f"kubectl -n {sight.namespace} delete md {' '.join(models[:_SHOWN])}"
-        yield Finding("left", Level.WARNING, message, f"{install} (or, if nobody needs them: {gone})")
+        yield Finding("left", Level.WARNING, message, f"{install}  # or, if nobody needs them: {gone}")
 
 
 def operator_lease(sight: Sight) -> Iterator[Finding]:
@@ -173,7 +177,7 @@ def operator_lease(sight: Sight) -> Iterator[Finding]:
     if not own:
         return
     inside = f"kubectl -n {sight.namespace}"
-    mend = f"{inside} rollout restart deployment {own[0]} ({inside} logs deployment/{own[0]} says why)"
+    mend = f"{inside} rollout restart deployment {own[0]}  # {inside} logs deployment/{own[0]} says why"
     if not sight.leases:
         yield Finding("operator", Level.ERROR, "no operator has ever led", mend)
     for lease in sight.leases:
@@ -221,7 +225,7 @@ def _redis_mend(sight: Sight, bundled: list[Object]) -> str:
     inside = f"kubectl -n {sight.namespace}"
     if not bundled:
         secret = _url_secret(sight) or "SECRET"
-        return f"{inside} get secret {secret} -o jsonpath={{.data.url}} | base64 -d (shows the password): is this the Redis?"
+        return f"{inside} get secret {secret} -o jsonpath={{.data.url}} | base64 -d  # shows the password: is this the Redis?"
     if not bundled[0]["spec"].get("replicas", 1):
         return f"{inside} scale statefulset {name(bundled[0])} --replicas=1"
     if not bundled[0]["spec"].get("volumeClaimTemplates"):
@@ -293,7 +297,7 @@ def gateways(sight: Sight) -> Iterator[Finding]:
             yield Finding("gateways", Level.UNKNOWN, message, "kubectl auth can-i get pods/proxy")
         elif others:
             mend = next((_MODES[mode] for mode in _MODES if others[0].startswith(mode)), "penstock status")
-            mend += "; docs/routing.md says what each mode means"
+            mend += "  # docs/routing.md says what each mode means"
             yield Finding("gateways", Level.WARNING, f"{each.pod} is degraded: {'; '.join(others)}", mend)
         elif not lost:
             yield Finding("gateways", Level.OK, f"{each.pod} answers")
@@ -306,7 +310,7 @@ def models(sight: Sight) -> Iterator[Finding]:
         return
     told: dict[tuple[str, str], str] = {}
     for each in sight.models:
-        for found in _model(each, upgrade(sight)):
+        for found in _model(each, _release(sight)):
             yield found
             if found.level is not Level.OK:
                 whose = each["metadata"]["namespace"], name(each)
@@ -316,7 +320,7 @@ def models(sight: Sight) -> Iterator[Finding]:
         # What its deployment says of it need not be said twice.
         if problem is not None and problem.reason.partition(",")[0] not in told.get(owner, ""):
             message = f"worker {owner[0]}/{name(each)}: {problem.shown}"
-            yield Finding("models", Level.WARNING, message, pods.mend_worker(each, problem, upgrade(sight)))
+            yield Finding("models", Level.WARNING, message, pods.mend_worker(each, problem, _release(sight)))
     if not sight.models:
         yield Finding("models", Level.OK, "no model is asked for yet", "kubectl apply -f MODELDEPLOYMENT.yaml")
 
@@ -326,8 +330,8 @@ _CONDITIONS = ("Progressing", "UpToDate", "Routed", "Published")
 _MOVING = frozenset({"RolloutBlocked"})
 
 
-def _model(found: Object, anew: str) -> Iterator[Finding]:
-    """What the conditions of one say; `anew` is the command that makes the release anew."""
+def _model(found: Object, own: pods.Release) -> Iterator[Finding]:
+    """What the conditions of one say."""
     namespace = found["metadata"]["namespace"]
     shown = f"{namespace}/{name(found)}"
     look = f"kubectl -n {namespace} describe md {name(found)}"
@@ -345,7 +349,7 @@ def _model(found: Object, anew: str) -> Iterator[Finding]:
             wrong.append(conditions[kind])
     for each in wrong:
         for cause, step in _causes(each["message"]):
-            mend = pods.mend_model(namespace, name(found), cause, step, anew) if step else look
+            mend = pods.mend_model(namespace, name(found), cause, step, own) if step else look
             yield Finding("models", Level.WARNING, f"{shown}: {each['reason']}: {cause}", mend)
 
 

@@ -200,7 +200,7 @@ def _failure(wanted: Wanted, state: State, members: Sequence[Worker], verdict: V
 def _after_failure(wanted: Wanted, state: State) -> Decision:
     """Back to the revision before, or held where it is, until the specification changes again."""
     kept = dataclasses.replace(state, update=wanted.newest, canary_s=None, fault_s=None)
-    step = "change the specification, or `penstock rollout undo` it"
+    step = "undo it with `penstock rollout undo`, or change the specification"
     # The cause may have a step of its own: that of the roll-out is the last.
     cause = state.cause.replace(" -> ", ": ")
     if wanted.roll_back:
