@@ -113,7 +113,7 @@ def pod_spec(
         "enableServiceLinks": False,
         "securityContext": POD_SECURITY,
         **with_agent_tls(with_redis_ca(parts, host), host),
-        **placement(spec.placement, pods.selector(deployment.metadata.name, role.name), profile),
+        **placement(spec.placement, pods.selector(deployment.metadata.name, role.name), profile, host.pull_secrets),
     }
 
 
@@ -381,8 +381,11 @@ def variable(each: serving.EnvVar) -> Object:
     return {"name": each.name, "valueFrom": {"secretKeyRef": reference}}
 
 
-def placement(given: operation.Placement, labels: dict[str, str], profile: Profile | None) -> Object:
-    """The Pod's own fields for where it may run; what is not given is left out."""
+def placement(
+    given: operation.Placement, labels: dict[str, str], profile: Profile | None, pull_secrets: Sequence[str]
+) -> Object:
+    """The Pod's own fields for where it may run; what is not given is left out. `pull_secrets` are the installation's."""
+    pulls = dict.fromkeys([*(each.name for each in given.image_pull_secrets), *pull_secrets])
     found: Object = {
         "nodeSelector": {**(profile.spec.node_selector if profile else {}), **given.node_selector},
         "tolerations": [each.model_dump(by_alias=True, exclude_none=True) for each in given.tolerations],
@@ -394,6 +397,6 @@ def placement(given: operation.Placement, labels: dict[str, str], profile: Profi
         "schedulerName": given.scheduler_name,
         "runtimeClassName": given.runtime_class_name,
         "serviceAccountName": given.service_account_name,
-        "imagePullSecrets": [{"name": each.name} for each in given.image_pull_secrets],
+        "imagePullSecrets": [{"name": each} for each in pulls],
     }
     return {key: value for key, value in found.items() if value}

@@ -119,6 +119,7 @@ def build(settings: operator_settings.OperatorSettings) -> tuple[lifecycle.Lifec
             settings.redis_ca_secret or "",
             settings.picker,
             settings.agent_tls_secret or "",
+            settings.pull_secrets,
         ),
         verdicts,
         done=lambda command: counted.commands.labels(command).inc(),

@@ -40,6 +40,8 @@ class WorkerHost:
     picker: str = ""
     # Secret with certificate, key and CA of the agents' gRPC API; empty for no API.
     agent_tls_secret: str = ""
+    # Secrets for the registry of these images, in each namespace with workers.
+    pull_secrets: tuple[str, ...] = ()
 
 
 UnsupportedError = sources.UnsupportedError

@@ -104,7 +104,7 @@ def _pod(
             *(parts.volumes if parts is not None else ()),
             *({"name": name, "emptyDir": {}} for name in folders),
         ],
-        **build.placement(spec.placement, pods.selector(meta.name, role.name), profile),
+        **build.placement(spec.placement, pods.selector(meta.name, role.name), profile, host.pull_secrets),
     }
     return build.with_agent_tls(build.with_redis_ca(pod, host), host)
 

@@ -51,6 +51,12 @@ class OperatorSettings(base.Settings):
         description="Secret with tls.crt (of the name `penstock-agent`), tls.key and ca.crt, in each namespace with workers: "
         "their agents serve a gRPC API to clients of this CA; unset: none",
     )
+    pull_secrets: tuple[values.DnsName, ...] = Field(
+        (),
+        max_length=8,
+        description="Secrets for the registry of these images, in each namespace with workers; "
+        "beside those of `placement.imagePullSecrets`",
+    )
     worker_image: str = Field(min_length=1, description="Image of simulated workers, of agents and of downloads")
     vllm_image: str = Field(
         "vllm/vllm-openai:v0.32.0", min_length=1, description="Image of vLLM where a deployment names none"

@@ -43,7 +43,8 @@ SETTINGS = {
     "operator": (
         "operators.settings",
         "OperatorSettings",
-        {"id", "redis_url", "redis_secret", "redis_key", "redis_ca_secret", "agent_tls_secret", "worker_image", "kubeconfig",
+        {"id", "redis_url", "redis_secret", "redis_key", "redis_ca_secret", "agent_tls_secret", "pull_secrets", "worker_image",
+         "kubeconfig",
          "metrics_host",
          "metrics_port", "metrics_address_file", "lease.name", "lease.namespace"},
     ),

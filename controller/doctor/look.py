@@ -190,10 +190,12 @@ class Looker:
             "namespace": right.namespace, "name": names[0] if names else "",
         }  # fmt: skip
         user = f"system:serviceaccount:{self._namespace}:{account}"
+        # Those that every token of an account has.
+        groups = ["system:serviceaccounts", f"system:serviceaccounts:{self._namespace}", "system:authenticated"]
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
-            "spec": {"user": user, "groups": ["system:serviceaccounts"], "resourceAttributes": attributes},
+            "spec": {"user": user, "groups": groups, "resourceAttributes": attributes},
         }
         status, answer = await self._reader.ask(REVIEWS, review)
         if status != 201:

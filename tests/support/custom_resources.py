@@ -261,6 +261,6 @@ _BY_MESSAGE: dict[str, Object] = {
     "at least one of tokens, cost must be given": {"tokens": None, "cost": None},
     "must be given where mode is Group, and only there": {"mode": "Own"},
     "idleWatts <= minCapWatts <= maxWatts must hold": {"minCapWatts": 701},
-    "a secret is given by secretKeyRef, never by value (the name ends with TOKEN, SECRET, PASSWORD, API_KEY or "
-    "ACCESS_KEY)": {"name": "MY_TOKEN"},
+    "a secret is given by secretKeyRef, never by value (the name ends with TOKEN, SECRET, PASSWORD, PASSWD, API_KEY, "
+    "ACCESS_KEY, SECRET_KEY)": {"name": "MY_TOKEN"},
 }

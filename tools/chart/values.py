@@ -50,7 +50,10 @@ class Images(Values):
     tag: str = Field("", description="Tag of the project's images; empty: the chart's appVersion")
     single: Image = Field("", description="One image for all components, with its tag, in place of one each")
     pullPolicy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="When images are pulled")
-    pullSecrets: list[Name] = Field([], description="Names of Secrets for the registry")
+    pullSecrets: list[Name] = Field(
+        [],
+        description="Names of Secrets for the registry; needed in each namespace with workers, whose Pods name them too",
+    )
 
 
 class Pods(Values):

@@ -15,12 +15,18 @@ RESERVED_ARGS = (
 )  # fmt: skip
 SECRET_ARGS = ("--api-key", "--hf-token")
 _REFUSED = RESERVED_ARGS + SECRET_ARGS
-_SECRET_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "ACCESS_KEY")
+_SECRET_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "API_KEY", "ACCESS_KEY", "SECRET_KEY")
+# Engines take the beginning of a flag for the flag: from here on these are no other's.
+_BEGINNINGS = (
+    "--hos", "--por", "--serv", "--tens", "--pip", "--model-pa", "--tp-s", "--pp-s", "--dp-s", "--api-k", "--hf-t",
+)  # fmt: skip
+# They take an underscore for a dash as well.
+_BEGIN = tuple(dict.fromkeys(each for flag in _BEGINNINGS for each in (flag, "--" + flag[2:].replace("-", "_"))))
 
-# Engines take an underscore for a dash.
 ARGS_RULE = base.FieldRule(
-    f"self.all(a, !(a.split('=')[0].replace('_', '-') in {list(_REFUSED)}))",
-    lambda args: not any(arg.split("=")[0].replace("_", "-") in _REFUSED for arg in args),
+    f"self.all(a, !(a.split('=')[0].replace('_', '-') in {list(_REFUSED)}) && "
+    f"!{list(_BEGIN)}.exists(b, a.startsWith(b)))",
+    lambda args: not any(arg.split("=")[0].replace("_", "-") in _REFUSED or arg.startswith(_BEGIN) for arg in args),
     f"Penstock sets {', '.join(RESERVED_ARGS)} itself, and secrets ({', '.join(SECRET_ARGS)}) go by env from a Secret",
 )
 Arg = Annotated[str, Field(pattern=r"^--[a-z0-9][-a-zA-Z0-9_.]*(=.*)?$", max_length=1024)]
@@ -56,10 +62,9 @@ class EnvVar(base.Part):
     RULES = (
         base.one_of("value", "secret_key_ref"),
         base.Rule(
-            "!has(self.value) || !self.name.matches('(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$')",
-            lambda env: env.value is None or not env.name.endswith(_SECRET_ENDINGS),
-            "a secret is given by secretKeyRef, never by value (the name ends with TOKEN, SECRET, PASSWORD, API_KEY or "
-            "ACCESS_KEY)",
+            f"!has(self.value) || !self.name.matches('(?i)({'|'.join(_SECRET_ENDINGS)})$')",
+            lambda env: env.value is None or not env.name.upper().endswith(_SECRET_ENDINGS),
+            f"a secret is given by secretKeyRef, never by value (the name ends with {', '.join(_SECRET_ENDINGS)})",
             ".value",
         ),
     )

@@ -292,7 +292,7 @@ def as_account(kube: tools.Tools, account: str, folder: pathlib.Path) -> dict[st
 
 
 def test_the_job_for_definitions_has_the_rights_for_it(kube: tools.Tools, tmp_path: pathlib.Path) -> None:
-    """With the hook's own account, older definitions become those of this version; a second run changes nothing."""
+    """With the hook's own account, older definitions become those of this version, and one that is missing is made."""
     here = releases.prepare(kube, "jobs")
     hooks = [
         each
@@ -303,11 +303,14 @@ def test_the_job_for_definitions_has_the_rights_for_it(kube: tools.Tools, tmp_pa
     assert len(hooks) == 3
     here.apply(*hooks)
     here.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(releases.older(tmp_path) / "crds"))
+    # Of a version that did not know it, or by hand.
+    here.kubectl("delete", "crd", "tenants.penstock.dev")
     env = as_account(here, "pen-penstock-crds", tmp_path)
     command = [sys.executable, "-m", "operators.definitions"]
     first = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     assert "modeldeployments.penstock.dev: changed" in first.stdout
+    assert "tenants.penstock.dev: created" in first.stdout
     spec = here.get("crd", "modeldeployments.penstock.dev")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     assert "placement" in spec["properties"]["spec"]["properties"]
     second = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

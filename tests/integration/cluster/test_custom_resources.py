@@ -334,3 +334,39 @@ def test_two_writers_share_a_list(server: api.Api, namespace: str) -> None:
     assert applied.is_success, applied.text
     roles = {each["name"]: each["replicas"] for each in applied.json()["spec"]["roles"]}
     assert roles == {"prefill": 1, "decode": 3}
+
+
+@pytest.mark.parametrize(
+    ("engine", "taken"),
+    [
+        *(
+            ({"args": [arg]}, False)
+            for arg in ("--api-key=s", "--api-k=s", "--api_k=s", "--por=1", "--port", "--tp-s=2")
+        ),
+        *(
+            ({"args": [arg]}, True)
+            for arg in ("--hf-overrides={}", "--data-parallel-size-local=1", "--max-num-seqs=8", "--model-impl=auto")
+        ),
+        *(
+            ({"env": [{"name": name, "value": "s"}]}, False)
+            for name in ("HF_TOKEN", "hf_token", "DB_PASSWD", "MY_SECRET_KEY")
+        ),
+        *(({"env": [{"name": name, "value": "s"}]}, True) for name in ("TOKENS", "VLLM_LOGGING_LEVEL")),
+    ],
+    ids=str,
+)
+def test_no_secret_comes_by_another_name(server: api.Api, namespace: str, engine: support.Object, taken: bool) -> None:
+    """Engines take the beginning of a flag for the flag, and variables in small letters."""
+    document = {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "m"},
+        "spec": {"model": {"name": "big", "source": {"path": "/models"}}, "engine": engine},
+    }
+    assert server.create(document, namespace, dry_run=True).is_success is taken
+    try:
+        support.TYPES["ModelDeployment"].written(document)
+    except pydantic.ValidationError:
+        assert not taken
+    else:
+        assert taken

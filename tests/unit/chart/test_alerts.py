@@ -37,7 +37,10 @@ WELL = {
     ANSWERS % 502: "0+0.03x60",
     ANSWERS % 499: "0+10x60",
     REFUSALS % "overloaded": STEADY_0,
-    REFUSALS % "bad-request": "0+10x60",
+    REFUSALS % "bad_request": "0+10x60",
+    # One, which the next attempt or client would not have seen.
+    REFUSALS % "upstream_failed": "0x20 1x40",
+    REFUSALS % "no_ready_endpoint": STEADY_0,
     CUT: "3x60",
     NODE % "registry-lost": STEADY_0,
     NODE % "sampling": STEADY_0,
@@ -104,6 +107,14 @@ CASES = [
         "16m",
         {**SERVING, "model": "m"},
         "More than 1 % of the answers of m are errors of engines",
+    ),
+    Case(
+        "PenstockUnanswered",
+        {REFUSALS % "no_ready_endpoint": "0x9 1+1x50"},
+        "9m30s",
+        "11m",
+        {**SERVING, "reason": "no_ready_endpoint"},
+        "Gateways answer requests with no_ready_endpoint; a model has no worker, or its workers are not reached",
     ),
     Case(
         "PenstockOverloaded",

@@ -478,3 +478,24 @@ def variable(objects: list[charts.Object], component: str, name: str) -> str | N
     """The value of a component's environment variable."""
     pod = charts.one(objects, "Deployment", f"-{component}")["spec"]["template"]["spec"]
     return next((each["value"] for each in pod["containers"][0]["env"] if each["name"] == name), None)
+
+
+def test_workers_of_another_namespace_have_the_url_of_redis() -> None:
+    """The same Secret in both; the server's own settings stay in the release's."""
+    found = [
+        each
+        for each in charts.template("fleet=models", release="rel", namespace="ns")
+        if each["kind"] == "Secret" and each["metadata"]["name"] == "rel-penstock-redis"
+    ]
+    assert [each["metadata"]["namespace"] for each in found] == ["ns", "models"]
+    own, theirs = (each["stringData"] for each in found)
+    assert own["url"] == theirs["url"] and own["password"] == theirs["password"]
+    assert set(own) - set(theirs) == {"auth.conf"}
+    assert "@rel-penstock-redis.ns.svc:6379" in own["url"]
+
+
+def test_workers_pull_with_the_installations_secrets() -> None:
+    """The operator is told of them."""
+    pod = charts.pod_specs(charts.template('images.pullSecrets=["a", "b"]'))["Deployment/rel-penstock-operator"]
+    variables = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    assert variables["PENSTOCK_OPERATOR_PULL_SECRETS"] == "a,b"

@@ -244,3 +244,11 @@ def test_the_agent_holds_the_files_of_a_shared_cache() -> None:
         mounts = [each for each in agent.get("volumeMounts", ()) if each["name"] == "models"]
         assert bool(told) == bool(mounts) == held
         assert not held or (told.startswith(mounts[0]["mountPath"]) and mounts[0]["readOnly"])
+
+
+def test_the_installations_pull_secrets_are_the_workers_too() -> None:
+    """Beside the deployment's own, each once: agent and download come from the installation's registry."""
+    asked = deployment(placement={"imagePullSecrets": [{"name": "mine"}, {"name": "both"}]})
+    host = dataclasses.replace(HOST, pull_secrets=("both", "theirs"))
+    found = build.pod(asked, CREATE, host, profile())["spec"]["imagePullSecrets"]
+    assert found == [{"name": "mine"}, {"name": "both"}, {"name": "theirs"}]
