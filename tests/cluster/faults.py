@@ -43,6 +43,8 @@ class Fault:
     """What happens to a request. Without any field it passes."""
 
     delay_s: float = 0.0
+    # The server does it at once, and its answer takes so long.
+    answer_delay_s: float = 0.0
     # Answered by the proxy with this status.
     status: int = 0
     # The connection ends without an answer: "before" the server has heard of it, or "after" it has done it.
@@ -150,6 +152,7 @@ class Proxy:
             if fault.drop == "after":
                 await answer.aread()
                 return False
+            await asyncio.sleep(fault.answer_delay_s)
             kept = [f"{name}: {value}" for name, value in answer.headers.items() if name.lower() not in _HOP]
             lines = [
                 f"HTTP/1.1 {answer.status_code} {answer.reason_phrase}",

@@ -23,6 +23,10 @@ class Server(http.server.ThreadingHTTPServer):
         self.asked: list[str] = []
         self.auth: set[str] = set()
         self.failures = 0
+        # Whose signed requests are refused.
+        self.forbidden = ""
+        # So many bodies end in the middle.
+        self.cuts = 0
         # Files do not come.
         self.stalls = False
 
@@ -42,7 +46,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         self.server.asked.append(path)
         self.server.auth.add(self.headers.get("Authorization", ""))
-        if self.server.failures:
+        if self.server.forbidden and self.server.forbidden in self.headers.get("Authorization", ""):
+            self._say(403, b"<Error><Code>AccessDenied</Code></Error>")
+        elif self.server.failures:
             self.server.failures -= 1
             self._say(503, b"")
         elif path == "/api/models/org/model/revision/abc":
@@ -58,7 +64,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif path == "/bucket":
             self._say(200, _page(urllib.parse.parse_qs(query)))
         elif path.startswith("/bucket/llama/"):
-            self._say(200, FILES[path.removeprefix("/bucket/llama/")])
+            self._say(200, FILES[path.removeprefix("/bucket/llama/")], cut=self.server.cuts > 0)
         else:
             self._say(404, b"")
 
@@ -72,11 +78,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         )
         self._say(200, f"<AssumeRoleWithWebIdentityResponse>{result}</AssumeRoleWithWebIdentityResponse>".encode())
 
-    def _say(self, status: int, body: bytes) -> None:
+    def _say(self, status: int, body: bytes, *, cut: bool = False) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if cut:
+            self.server.cuts -= 1
+            self.close_connection = True
+        self.wfile.write(body[: len(body) // 2] if cut else body)
 
     def log_message(self, format: str, *args: object) -> None:
         """Quiet."""

@@ -1,1 +1,1 @@
-"""Where model files come from: hubs and object stores, over the standard library's HTTPS."""
+"""Where model files come from: hubs and object stores, over HTTPS."""

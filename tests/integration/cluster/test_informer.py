@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -82,6 +84,30 @@ async def test_history_that_is_never_kept_does_not_make_it_list_all_the_time(fol
     assert not follower.informer.in_step
 
 
+def service(namespace: str) -> dict[str, Any]:
+    """One that can be made."""
+    meta = {"name": "made", "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": [{"port": 80}]}}
+
+
+async def test_an_answer_that_comes_late_brings_nothing_back(
+    follower: Follower, server: api.Api, namespace: str
+) -> None:
+    """Written by the operator, deleted by somebody, and only then answered: it stays gone."""
+    await follower.start(0)
+    await until(lambda: follower.informer.in_step)
+    follower.proxy.rule = lambda request: Fault(answer_delay_s=1.0 if request.writes else 0.0)
+    document = service(namespace)
+    writing = asyncio.create_task(follower.client.apply(sight.SERVICE.path(namespace, "made"), document))
+    await until(lambda: len(follower.informer.store) == 1)
+    assert not writing.done()
+    assert server.delete(document, namespace).is_success
+    await until(lambda: len(follower.informer.store) == 0)
+    assert not writing.done()
+    follower.informer.take(await writing)
+    assert len(follower.informer.store) == 0
+
+
 async def test_a_watch_that_tells_nothing_any_more_is_opened_again(
     follower: Follower, server: api.Api, namespace: str
 ) -> None:
@@ -90,13 +116,7 @@ async def test_a_watch_that_tells_nothing_any_more_is_opened_again(
     follower.proxy.rule = lambda request: Fault(silent=request.watches)
     follower.proxy.cut()
     await until(lambda: follower.informer.in_step)
-    document = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "made", "namespace": namespace},
-        "spec": {"ports": [{"port": 80}]},
-    }
-    assert server.apply(document, namespace).is_success
+    assert server.apply(service(namespace), namespace).is_success
     await until(lambda: not follower.informer.in_step)
     assert len(follower.informer.store) == 0
     follower.refuse(0)

@@ -86,21 +86,75 @@ def test_a_store_is_listed_page_by_page(
     tmp_path: pathlib.Path,
 ) -> None:
     """Every object below the prefix, with requests signed by what the Pod has; unsigned where it has nothing."""
+    nobody.setenv("AWS_ENDPOINT_URL_S3", server.url)
     if given is not None:
         given(server, nobody, tmp_path)
     wanted = download.Wanted(folder=tmp_path / "k", uri="s3://bucket/llama")
-    assert download.bring(wanted, s3.Bucket.of("s3://bucket/llama", server.url))
+    assert download.bring(wanted, s3.Bucket.of("s3://bucket/llama", None))
     assert contents(tmp_path / "k") == FILES
     signed = {each for each in server.auth if each.startswith("AWS4-HMAC-SHA256")}
     assert all(each.startswith(f"AWS4-HMAC-SHA256 Credential={key}/") for each in signed)
     assert bool(signed) == bool(key)
 
 
-def test_google_is_shown_nothing_of_amazons(server: Server, nobody: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    """A Pod with a role of Amazon's asks for a public bucket of Google's."""
+@pytest.mark.parametrize("uri", ["gs://bucket/llama", "s3://bucket/llama"])
+def test_another_store_is_shown_nothing_of_amazons(
+    uri: str, server: Server, nobody: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """A Pod with a role of Amazon's asks for a public bucket of Google's, or of one at an address of its own."""
     web_identity(server, nobody, tmp_path)
-    assert dict(s3.Bucket.of("gs://bucket/llama", server.url).files()) == {each: len(FILES[each]) for each in FILES}
+    assert dict(s3.Bucket.of(uri, server.url).files()) == {each: len(FILES[each]) for each in FILES}
     assert server.auth == {""}
+
+
+def test_what_a_role_may_not_read_may_be_public(
+    server: Server, nobody: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """Another account's bucket: the role's own policy says no, and everybody may."""
+    web_identity(server, nobody, tmp_path)
+    nobody.setenv("AWS_ENDPOINT_URL_S3", server.url)
+    server.forbidden = "ASIAWEB"
+    wanted = download.Wanted(folder=tmp_path / "k", uri="s3://bucket/llama")
+    assert download.bring(wanted, s3.Bucket.of("s3://bucket/llama", None))
+    assert contents(tmp_path / "k") == FILES
+
+
+def test_keys_that_may_not_read_are_not_set_aside(
+    server: Server, nobody: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """Who gave a Secret hears that it does not do."""
+    keys(server, nobody, tmp_path)
+    server.forbidden = "AKIA"
+    with pytest.raises(errors.TerminalError, match="bucket bucket: 403"):
+        s3.Bucket.of("s3://bucket/llama", server.url).files()
+
+
+def test_a_body_that_ends_early_is_asked_for_again(
+    server: Server, nobody: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """Nothing that is half a file stays."""
+    server.cuts = 1
+    wanted = download.Wanted(folder=tmp_path / "k", uri="s3://bucket/llama")
+    assert download.bring(wanted, s3.Bucket.of("s3://bucket/llama", server.url))
+    assert contents(tmp_path / "k") == FILES and server.cuts == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "endpoint", "said"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "AKIA"}, None, "Partial credentials"),
+        ({"AWS_PROFILE": "none"}, None, "config profile"),
+        ({}, "no address", "Invalid endpoint"),
+    ],
+)
+def test_what_was_given_wrongly_is_said(
+    variables: dict[str, str], endpoint: str | None, said: str, nobody: pytest.MonkeyPatch
+) -> None:
+    """As an error of the download's own, not as a traceback."""
+    for name, value in variables.items():
+        nobody.setenv(name, value)
+    with pytest.raises(errors.TerminalError, match=f"s3://bucket/llama: .*{said}"):
+        s3.Bucket.of("s3://bucket/llama", endpoint)
 
 
 def test_what_is_no_bucket_is_said(server: Server, nobody: pytest.MonkeyPatch) -> None:
