@@ -17,7 +17,7 @@ Object = dict[str, Any]
 FIELD_MANAGER = "penstock-operator"
 _TIMEOUT_S = 30.0
 _PAGE = 500
-# Watches tell something each minute, if only their version: of a path that swallows everything nothing comes at all.
+# Most servers tell something each minute, if only the version: of a path that swallows everything nothing comes at all.
 _SILENT_S = 150.0
 _AGAIN_LEAST_S = 0.1
 _RETRYABLE = frozenset({408, 409, 429, 500, 502, 503, 504})
@@ -64,7 +64,7 @@ class KubeClient:
 
         `on_call(verb, status code)` is told of every answer, with 0 where none came. While `may_write` says no, calls
         that change something raise `FencedError`. A refusal that says when to ask again is waited for, in all for
-        `timeout_s` at most. A watch of which nothing came for `silent_s` is taken for lost.
+        `timeout_s` at most. A watch of which nothing came for `silent_s` ends.
         """
         self._silent_s = silent_s
         self._clock = clock or clocks.SystemClock()
@@ -130,6 +130,9 @@ class KubeClient:
                     if event["type"] == "ERROR":
                         raise GoneError(event["object"].get("message", "the watch has ended"))
                     yield Event(event["type"], event["object"])
+        except httpx.ReadTimeout:
+            # As if it had ended by itself: where nothing gets through any more, opening it again says so.
+            return
         except httpx.TransportError as exc:
             self._on_call("watch", 0)
             raise errors.RetryableError(f"the API server cannot be reached: {exc!r}") from exc

@@ -82,7 +82,11 @@ def _print(found: list[sight.Finding], show_all: bool) -> None:
             continue
         click.echo(f"{_MARKS[each.level]:5}  {each.check}: {each.message}")
         if each.mend and each.level != "ok":
-            click.echo(f"       -> {each.mend}")
+            # On lines of their own: not every shell takes what follows a # for a comment.
+            command, _, prose = each.mend.partition("  # ")
+            click.echo(f"       -> {command}")
+            if prose:
+                click.echo(f"          # {prose}")
     counts = {level: sum(each.level == level for each in found) for level in _MARKS}
     said = [f"{counts['ok']} checks are well", f"{counts['error']} errors", f"{counts['warning']} warnings"]
     if counts["unknown"]:

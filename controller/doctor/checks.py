@@ -206,7 +206,7 @@ def storage(sight: Sight) -> Iterator[Finding]:
         if there and (not default if wanted is None else wanted and wanted not in there):
             objects = f"pvc/{name(each)} statefulset/{name(each).removeprefix('data-').rpartition('-')[0]}"
             upgrade = release.upgrade(sight) + " --set redis.bundled.storage.className=CLASS"
-            mend = f"kubectl -n {sight.namespace} delete {objects}; {upgrade}  # one of {', '.join(sorted(there))}"
+            mend = f"kubectl -n {sight.namespace} delete {objects} && {upgrade}  # one of {', '.join(sorted(there))}"
         yield Finding("storage", Level.ERROR, message, mend)
     if default:
         yield Finding("storage", Level.OK, f"default StorageClass {default[0]}")

@@ -37,10 +37,8 @@ _COMMANDS = tuple(
             r'secret "(?P<it>[^"]+)" not found',
             "kubectl -n {namespace} create secret generic {it} --from-literal=KEY=VALUE",
         ),
-        (
-            r"(?i)violates podsecurity",
-            "kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=privileged --overwrite",
-        ),
+        # The step says what to change, or which label would let it in.
+        (r"(?i)violates podsecurity", "kubectl -n {namespace} edit md {deployment}"),
         (r"(?i)forbidden: user|cannot create resource|right to list", "{upgrade}"),
         (
             r"(?P<kind>[A-Z]\w+) (?P<it>\S+) is there and not of this",
@@ -143,7 +141,13 @@ def mend_model(namespace: str, deployment: str, cause: str, step: str, own: Rele
         return command if typed is None else f"{command}  # {step.replace(typed[0], 'this')}"
     for said, command in _COMMANDS:
         if found := said.search(cause):
-            known = {"namespace": namespace, "home": own.namespace, "upgrade": own.upgrade, **found.groupdict()}
+            known = {
+                "namespace": namespace,
+                "deployment": deployment,
+                "home": own.namespace,
+                "upgrade": own.upgrade,
+                **found.groupdict(),
+            }
             return f"{command.format(**known)}  # {step}"
     verb = "edit" if _EDITED.search(step) else "describe"
     return f"kubectl -n {namespace} {verb} md {deployment}  # {step}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 from collections.abc import Iterator
 
@@ -199,7 +200,7 @@ def redis(sight: Sight) -> Iterator[Finding]:
     for each in bundled:
         if not each["spec"].get("volumeClaimTemplates"):
             delete = f"kubectl -n {sight.namespace} delete statefulset {name(each)}"
-            mend = f"{delete}; {upgrade(sight)} --set redis.bundled.storage.enabled=true"
+            mend = f"{delete} && {upgrade(sight)} --set redis.bundled.storage.enabled=true"
             yield Finding("redis", Level.WARNING, "Redis keeps nothing on disk: a restart begins empty", mend)
         else:
             yield Finding("redis", Level.OK, "Redis keeps its data on a volume")
@@ -277,13 +278,19 @@ def _secrets(sight: Sight) -> dict[str, tuple[str, str, str]]:
     return found
 
 
-# What to type where a gateway is degraded.
-_MODES = {
-    "endpoints-ejected": "kubectl get md -A; penstock status",
-    "no-ready-endpoint": "kubectl get md -A",
-    "policy-unknown": "kubectl get md -A -o custom-columns=NAME:.metadata.name,ROUTING:.spec.routing",
-    "saturated": "kubectl scale md/NAME --replicas=MORE",
-}
+_LOGS = "kubectl -n {namespace} logs -l app.kubernetes.io/component=gateway --tail 20"
+# What to type where a gateway is degraded: all modes but that of Redis, which has a check of its own.
+_MODES = collections.defaultdict(
+    lambda: "penstock status",
+    {
+        "endpoints-ejected": "kubectl get md -A; penstock status",
+        "no-ready-endpoint": "kubectl get md -A",
+        "policy-unknown": "kubectl get md -A -o custom-columns=NAME:.metadata.name,ROUTING:.spec.routing",
+        "saturated": "kubectl get md -A; kubectl -n NAMESPACE scale md NAME --replicas=MORE",
+        "sharing-lost": _LOGS,
+        "index-gap": _LOGS,
+    },
+)
 
 
 def gateways(sight: Sight) -> Iterator[Finding]:
@@ -296,7 +303,7 @@ def gateways(sight: Sight) -> Iterator[Finding]:
             message = f"{each.pod} was not reached through the API server: nothing is known of its view"
             yield Finding("gateways", Level.UNKNOWN, message, "kubectl auth can-i get pods/proxy")
         elif others:
-            mend = next((_MODES[mode] for mode in _MODES if others[0].startswith(mode)), "penstock status")
+            mend = _MODES[others[0].partition(":")[0]].format(namespace=sight.namespace)
             mend += "  # docs/routing.md says what each mode means"
             yield Finding("gateways", Level.WARNING, f"{each.pod} is degraded: {'; '.join(others)}", mend)
         elif not lost:

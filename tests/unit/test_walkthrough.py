@@ -93,10 +93,13 @@ def test_what_the_doctor_says_is_what_it_can_say() -> None:
     """Findings of the page, and the steps that mend them, are sentences of `penstock doctor` and of the operator."""
     own, operators = sentences("controller/doctor"), sentences("operators")
     findings, steps = 0, 0
-    for line in answers("penstock doctor"):
+    lines = answers("penstock doctor")
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if mend := re.match(r" +-> (.*)", line):
             steps += 1
-            assert any(each.fullmatch(mend[1]) for each in own), mend[1]
+            prose = re.match(r" +# (.*)", following)
+            shown = mend[1] + (f"  # {prose[1]}" if prose else "")
+            assert any(each.fullmatch(shown) for each in own), shown
         elif finding := re.match(r"(?:ERROR|WARN) +(\w+): (.*)", line):
             findings += 1
             # What it quotes of conditions and Pods is Kubernetes' own, but for the step.

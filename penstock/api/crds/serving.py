@@ -13,20 +13,27 @@ RESERVED_ARGS = (
     "--host", "--port", "--model", "--served-model-name", "--tensor-parallel-size", "--pipeline-parallel-size",
     "--data-parallel-size", "--tp", "--pp", "--dp", "--model-path", "--tp-size", "--pp-size", "--dp-size",
 )  # fmt: skip
-SECRET_ARGS = ("--api-key", "--hf-token")
+SECRET_ARGS = ("--api-key", "--hf-token", "--admin-api-key")
 _REFUSED = RESERVED_ARGS + SECRET_ARGS
 _SECRET_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "API_KEY", "ACCESS_KEY", "SECRET_KEY")
-# Engines take the beginning of a flag for the flag: from here on these are no other's.
+# Engines take the beginning of a flag for the flag: from here on these are no other's,
 _BEGINNINGS = (
-    "--hos", "--por", "--serv", "--tens", "--pip", "--model-pa", "--tp-s", "--pp-s", "--dp-s", "--api-k", "--hf-t",
+    "--hos", "--por", "--serv", "--tens", "--pip", "--model-pa", "--tp-s", "--pp-s", "--dp-s", "--api-k", "--hf-t", "--admi",
+)  # fmt: skip
+# and these are so with some engine, but longer ones may be others.
+_SHORT = (
+    "--ho", "--po", "--ser", "--ten", "--pi", "--api", "--api-", "--adm", "--model-p", "--data-parallel-s",
+    "--data-parallel-si", "--data-parallel-siz",
 )  # fmt: skip
 # They take an underscore for a dash as well.
 _BEGIN = tuple(dict.fromkeys(each for flag in _BEGINNINGS for each in (flag, "--" + flag[2:].replace("-", "_"))))
 
 ARGS_RULE = base.FieldRule(
-    f"self.all(a, !(a.split('=')[0].replace('_', '-') in {list(_REFUSED)}) && "
+    f"self.all(a, !(a.split('=')[0].replace('_', '-') in {[*_REFUSED, *_SHORT]}) && "
     f"!{list(_BEGIN)}.exists(b, a.startsWith(b)))",
-    lambda args: not any(arg.split("=")[0].replace("_", "-") in _REFUSED or arg.startswith(_BEGIN) for arg in args),
+    lambda args: (
+        not any(arg.split("=")[0].replace("_", "-") in _REFUSED + _SHORT or arg.startswith(_BEGIN) for arg in args)
+    ),
     f"Penstock sets {', '.join(RESERVED_ARGS)} itself, and secrets ({', '.join(SECRET_ARGS)}) go by env from a Secret",
 )
 Arg = Annotated[str, Field(pattern=r"^--[a-z0-9][-a-zA-Z0-9_.]*(=.*)?$", max_length=1024)]

@@ -219,6 +219,22 @@ def test_the_certificate_of_helm_is_kept(kube: tools.Tools) -> None:
     here.helm("uninstall", "pen", "--wait")
 
 
+def test_the_url_of_redis_goes_where_the_workers_are(kube: tools.Tools) -> None:
+    """Made beside them where `fleet` says so, left alone where somebody has copied it there, kept with the release's end."""
+    here = releases.prepare(kube, "places")
+    for fleet, copied in (("theirs", False), ("copied", True)):
+        kube.kubectl("create", "namespace", fleet)
+        there = kube.within(fleet)
+        if copied:
+            there.kubectl("create", "secret", "generic", "pen-penstock-redis", "--from-literal=url=mine")
+        for verb in ("install", "upgrade"):
+            releases.install(here, "pen", "--set", f"fleet={fleet}", verb=verb)
+            url = "mine" if copied else secret(here, "pen-penstock-redis")["url"]
+            assert secret(there, "pen-penstock-redis")["url"] == url
+        here.helm("uninstall", "pen", "--wait")
+        assert secret(there, "pen-penstock-redis")["url"] == url
+
+
 def rendered_secrets(kube: tools.Tools, *sets: str) -> dict[str, dict[str, str]]:
     """What an upgrade of the chart would write into Secrets, with what it finds in the cluster."""
     command = ["template", "pen", str(charts.CHART), "--dry-run=server", "--is-upgrade"]

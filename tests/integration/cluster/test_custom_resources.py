@@ -341,11 +341,28 @@ def test_two_writers_share_a_list(server: api.Api, namespace: str) -> None:
     [
         *(
             ({"args": [arg]}, False)
-            for arg in ("--api-key=s", "--api-k=s", "--api_k=s", "--por=1", "--port", "--tp-s=2")
+            for arg in (
+                "--api-key=s",
+                "--api-k=s",
+                "--api_k=s",
+                "--api=s",
+                "--admin-api-key=s",
+                "--model-p=/x",
+                "--data-parallel-s=2",
+                "--por=1",
+                "--port",
+                "--tp-s=2",
+            )
         ),
         *(
             ({"args": [arg]}, True)
-            for arg in ("--hf-overrides={}", "--data-parallel-size-local=1", "--max-num-seqs=8", "--model-impl=auto")
+            for arg in (
+                "--hf-overrides={}",
+                "--api-server-count=2",
+                "--data-parallel-size-local=1",
+                "--max-num-seqs=8",
+                "--model-impl=auto",
+            )
         ),
         *(
             ({"env": [{"name": name, "value": "s"}]}, False)

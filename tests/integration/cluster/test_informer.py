@@ -22,11 +22,11 @@ class Follower:
 
     def __init__(self, access: api.Access, namespace: str) -> None:
         self.proxy = faults.Proxy(access)
-        self.clock, self.lists = HastyClock(), 0
+        self.clock, self.lists, self.watches = HastyClock(), 0, 0
         self._access, self._path = access, sight.SERVICE.path(namespace)
 
     async def start(self, status: int, silent_s: float = 150.0) -> None:
-        """Watches are refused so; 0: they run. They are taken for lost after `silent_s`."""
+        """Watches are refused so; 0: they run. They end after `silent_s` of silence."""
         await self.proxy.start()
         self.refuse(status)
         access = self.proxy.access
@@ -113,11 +113,18 @@ async def test_a_watch_that_tells_nothing_any_more_is_opened_again(
 ) -> None:
     """As behind a path that swallows what is sent and closes nothing; what happened meanwhile is seen."""
     await follower.start(0, silent_s=1.0)
-    follower.proxy.rule = lambda request: Fault(silent=request.watches)
-    follower.proxy.cut()
     await until(lambda: follower.informer.in_step)
+
+    def swallowed(request: faults.Request) -> Fault:
+        follower.watches += request.watches
+        return Fault(silent=request.watches)
+
+    follower.proxy.rule = swallowed
+    follower.proxy.cut()
+    await until(lambda: follower.watches and follower.informer.in_step)
     assert server.apply(service(namespace), namespace).is_success
-    await until(lambda: not follower.informer.in_step)
+    silent = follower.watches
+    await until(lambda: follower.watches > silent + 1)
     assert len(follower.informer.store) == 0
     follower.refuse(0)
     await until(lambda: len(follower.informer.store) == 1)

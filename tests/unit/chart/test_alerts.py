@@ -38,8 +38,8 @@ WELL = {
     ANSWERS % 499: "0+10x60",
     REFUSALS % "overloaded": STEADY_0,
     REFUSALS % "bad_request": "0+10x60",
-    # One, which the next attempt or client would not have seen.
-    REFUSALS % "upstream_failed": "0x20 1x40",
+    # One each five minutes.
+    REFUSALS % "upstream_failed": "0x9 1x9 2x9 3x9 4x9 5x9",
     REFUSALS % "no_ready_endpoint": STEADY_0,
     CUT: "3x60",
     NODE % "registry-lost": STEADY_0,
@@ -109,12 +109,20 @@ CASES = [
         "More than 1 % of the answers of m are errors of engines",
     ),
     Case(
-        "PenstockUnanswered",
+        "PenstockNoWorker",
         {REFUSALS % "no_ready_endpoint": "0x9 1+1x50"},
         "9m30s",
         "11m",
-        {**SERVING, "reason": "no_ready_endpoint"},
-        "Gateways answer requests with no_ready_endpoint; a model has no worker, or its workers are not reached",
+        SERVING,
+        "Gateways turn requests away; the model that they ask for has no worker",
+    ),
+    Case(
+        "PenstockUnreached",
+        {REFUSALS % "upstream_timeout": "0x9 3+3x50"},
+        "9m30s",
+        "16m",
+        SERVING,
+        "For more than 1 % of the requests no worker answered",
     ),
     Case(
         "PenstockOverloaded",

@@ -11,6 +11,7 @@ import pytest
 
 from controller.doctor import checks
 from controller.doctor.sight import Finding, Gateway, Level, Right, Sight
+from router.server import degraded
 
 NOW_S = 1_800_000_000.0
 Object = dict[str, Any]
@@ -209,8 +210,8 @@ PROGRAMS = {"kubectl", "kubeadm", "helm", "penstock", "base64"}
 
 def typed(mend: str) -> set[str]:
     """The programs that a shell would start of it."""
-    words = list(shlex.shlex(mend, posix=True, punctuation_chars=";|"))
-    firsts = [0, *(at + 1 for at, word in enumerate(words) if word in (";", "|"))]
+    words = list(shlex.shlex(mend, posix=True, punctuation_chars=";|&"))
+    firsts = [0, *(at + 1 for at, word in enumerate(words) if word in (";", "|", "&&"))]
     return {words[at] for at in firsts}
 
 
@@ -289,7 +290,7 @@ def typed(mend: str) -> set[str]:
                 "storage_classes": [{"metadata": {"name": "slow"}}],
                 "claims": [claim("data-pen-redis-0", "Pending", storageClassName="fast")],
             },
-            "error", "it asks for fast", "statefulset/pen-redis; helm upgrade pen helm/penstock -n penstock --reset-then-reuse-values --set redis.bundled",
+            "error", "it asks for fast", "statefulset/pen-redis && helm upgrade pen helm/penstock -n penstock --reset-then-reuse-values --set redis.bundled",
         ),
         (
             {"workloads": [], "gateways": (), "elsewhere": [workload("gateway") | {"metadata": {"namespace": "serving"}}]},
@@ -354,7 +355,7 @@ def typed(mend: str) -> set[str]:
         (
             {"workloads": [*(WELL.workloads or ())[:3], workload("redis", 1, 1)]},
             "warning", "Redis keeps nothing on disk",
-            "kubectl -n penstock delete statefulset penstock-redis; helm upgrade pen helm/penstock -n penstock --reset-then-reuse-values --set redis.bundled.storage.enabled=true",
+            "kubectl -n penstock delete statefulset penstock-redis && helm upgrade pen helm/penstock -n penstock --reset-then-reuse-values --set redis.bundled.storage.enabled=true",
         ),
         ({"secrets": frozenset()}, "error", "Secret penstock-redis is not there", "create secret generic penstock-redis"),
         (
@@ -448,7 +449,7 @@ def typed(mend: str) -> set[str]:
                     """kubectl -n models patch secret hub -p '{"stringData":{"token":"VALUE"}}'  # do it""",
                 ),
                 ("pods is forbidden: User x cannot create resource pods", "helm upgrade pen helm/penstock -n penstock"),
-                ('violates PodSecurity "restricted:latest"', "kubectl label namespace models pod-security"),
+                ('violates PodSecurity "restricted:latest"', "kubectl -n models edit md m  # do it"),
                 ("Service m is there and not of this ModelDeployment", "kubectl -n models get Service m -o yaml  # do it"),
                 ("AcceleratorProfile h100 is not there", "kubectl apply -f PROFILE.yaml  # do it"),
                 ("AcceleratorProfile h100: spec.memory is missing", "kubectl edit accel h100  # do it"),
@@ -621,3 +622,11 @@ def test_another_releases_operator_is_taken_for_this_one_where_it_looks_after_it
     without = [each for each in WELL.workloads or () if each["metadata"]["name"] != "penstock-operator"]
     said = [each.message for each in checks.run(dataclasses.replace(WELL, workloads=without, elsewhere=[abroad()]))]
     assert "the operator of the release in other is this one's too" in said
+
+
+@pytest.mark.parametrize("mode", [each for each in degraded.MODES if each != degraded.REGISTRY_LOST])
+def test_every_mode_of_a_gateway_has_a_command(mode: str) -> None:
+    """One of its own."""
+    (found,) = unwell(dataclasses.replace(WELL, gateways=(Gateway("gw-a", True, (f"{mode}: reason",)),)))
+    assert found.mend.startswith("kubectl ") and "docs/routing.md" in found.mend
+    assert typed(found.mend) <= PROGRAMS

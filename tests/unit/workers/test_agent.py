@@ -19,6 +19,8 @@ class ScriptedEngine:
 
     def __init__(self) -> None:
         self.running = False
+        # It runs, and answers nothing.
+        self.silent = False
         self.requests: int | None = 0
         self.stopped_with_s: float | None = None
         self.start_error: Exception | None = None
@@ -35,7 +37,7 @@ class ScriptedEngine:
 
     async def alive(self) -> bool:
         """As set."""
-        return self.running
+        return self.running and not self.silent
 
     async def ended(self) -> bool:
         """As set."""
@@ -136,6 +138,33 @@ async def test_drain_finishes_what_runs(bench: Bench) -> None:
     await bench.clock.advance(0.2)
     await draining
     assert await bench.states() == {} and not bench.engine.running and bench.agent.failure is None
+
+
+async def test_drain_waits_for_an_engine_that_is_silent(bench: Bench) -> None:
+    """It may have streams to finish; without a drain it would be taken out of routing."""
+    await bench.agent.start()
+    bench.engine.requests = 1
+    draining = asyncio.create_task(bench.agent.drain())
+    await bench.clock.advance(1.0)
+    bench.engine.silent, bench.engine.requests = True, None
+    await bench.clock.advance(20.0)
+    assert bench.engine.running and not bench.agent.ended.is_set()
+    bench.engine.silent, bench.engine.requests = False, 0
+    await bench.clock.advance(0.2)
+    await draining
+    assert bench.agent.failure is None
+
+
+async def test_drain_ends_with_the_engine(bench: Bench) -> None:
+    """Nothing is left to wait for."""
+    await bench.agent.start()
+    bench.engine.requests = 1
+    draining = asyncio.create_task(bench.agent.drain())
+    await bench.clock.advance(1.0)
+    bench.engine.running, bench.engine.requests = False, None
+    await bench.clock.advance(2.0)
+    assert bench.agent.ended.is_set()
+    await draining
 
 
 async def test_the_registry_may_order_a_drain() -> None:
