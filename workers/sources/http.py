@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from penstock.runtime import errors
 
-_TIMEOUT_S = 60.0
-_TRIES = 5
+TIMEOUT_S = 60.0
+TRIES = 5
 _RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -30,6 +30,11 @@ class _NoForeignCredentials(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_NoForeignCredentials())
 
 
+def rest(attempt: int) -> None:
+    """Waits after a try that failed, which count from 0: 1 s, twice as long each time, 30 s at most."""
+    time.sleep(min(30.0, 2.0**attempt))  # noqa: TID251  a process of its own, that only waits
+
+
 def get(url: str, headers: Mapping[str, str]) -> bytes:
     """A body. Raises `PenstockError`."""
     data: bytes = _tried(url, headers, None)
@@ -43,9 +48,9 @@ def save(url: str, headers: Mapping[str, str], target: pathlib.Path) -> None:
 
 def _tried(url: str, headers: Mapping[str, str], target: pathlib.Path | None) -> bytes:
     shown = url.partition("?")[0]
-    for attempt in range(_TRIES):
+    for attempt in range(TRIES):
         try:
-            with _OPENER.open(urllib.request.Request(url, headers=dict(headers)), timeout=_TIMEOUT_S) as answer:
+            with _OPENER.open(urllib.request.Request(url, headers=dict(headers)), timeout=TIMEOUT_S) as answer:
                 if target is None:
                     data: bytes = answer.read()
                     return data
@@ -62,6 +67,6 @@ def _tried(url: str, headers: Mapping[str, str], target: pathlib.Path | None) ->
                 raise errors.TerminalError(f"{shown}: {cause}") from exc
         except OSError as exc:
             cause = str(exc)
-        if attempt + 1 < _TRIES:
-            time.sleep(min(30.0, 2.0**attempt))  # noqa: TID251  a process of its own, that only waits
-    raise errors.RetryableError(f"{shown}: {cause}, {_TRIES} times")
+        if attempt + 1 < TRIES:
+            rest(attempt)
+    raise errors.RetryableError(f"{shown}: {cause}, {TRIES} times")

@@ -6,7 +6,6 @@ import contextlib
 import os
 import pathlib
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,10 +15,9 @@ import botocore.session
 from botocore import exceptions
 
 from penstock.runtime import errors
+from workers.sources import http
 
 _GOOGLE = "https://storage.googleapis.com"
-_TIMEOUT_S = 60.0
-_TRIES = 5
 _FORBIDDEN = 403
 # Of a body that does not come whole.
 _BROKEN = (exceptions.IncompleteReadError, exceptions.ResponseStreamingError, exceptions.ReadTimeoutError)
@@ -91,9 +89,9 @@ class Bucket:
         """One object. The library tries requests again, this does where a body ends early."""
         key = self._prefix + name
         what, cause = f"{self._bucket}/{key}", ""
-        for attempt in range(_TRIES):
+        for attempt in range(http.TRIES):
             if attempt:
-                time.sleep(min(30.0, 2.0 ** (attempt - 1)))  # noqa: TID251  a process of its own, that only waits
+                http.rest(attempt - 1)
             with _told(what):
                 body = self._clients[0].get_object(Bucket=self._bucket, Key=key)["Body"]
             try:
@@ -102,15 +100,15 @@ class Bucket:
                 return
             except _BROKEN as exc:
                 cause = str(exc)
-        raise errors.RetryableError(f"{what}: {cause}, {_TRIES} times")
+        raise errors.RetryableError(f"{what}: {cause}, {http.TRIES} times")
 
 
 def _client(session: botocore.session.Session, region: str, address: str | None, *, signed: bool) -> Any:
     config = botocore.config.Config(
         signature_version="s3v4" if signed else botocore.UNSIGNED,
-        connect_timeout=_TIMEOUT_S,
-        read_timeout=_TIMEOUT_S,
-        retries={"total_max_attempts": _TRIES, "mode": "standard"},
+        connect_timeout=http.TIMEOUT_S,
+        read_timeout=http.TIMEOUT_S,
+        retries={"total_max_attempts": http.TRIES, "mode": "standard"},
         s3={"addressing_style": "path"},
         # Stores that are not Amazon's know no others.
         response_checksum_validation="when_required",

@@ -9,6 +9,7 @@ import pytest
 
 from tests.cluster import binaries, tools
 from tests.cluster.node import image, kuberay, machine, session, storage
+from tests.support import programs
 
 _TIMES = pytest.StashKey[list[str]]()
 
@@ -31,14 +32,10 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[session.RealCluster]:
     reason = machine.why_not()
     if reason:
         pytest.skip(reason)
-    try:
-        programs = binaries.find(os.environ)
-        programs.need("kubelet", "kube-proxy", "coredns", "pause", "kubectl", "helm")
-    except binaries.Unavailable as exc:
-        pytest.skip(str(exc))
+    found = programs.needed("kubelet", "kube-proxy", "coredns", "pause", "kubectl", "helm")
     made = session.RealCluster(nodes=2)
     try:
-        made.start(programs, image.project_images(made.folder / "images", said.append))
+        made.start(found, image.project_images(made.folder / "images", said.append))
         said += [f"{name} after {seconds:.1f} s" for name, seconds in made.times_s.items()]
         yield made
     finally:
@@ -64,17 +61,13 @@ def kube(cluster: session.RealCluster) -> tools.Tools:
 @pytest.fixture(scope="session")
 def kuberay_operator(cluster: session.RealCluster, kube: tools.Tools) -> None:
     """KubeRay's operator, and the project's image with Ray on the nodes. Skipped where it cannot be had."""
-    programs = binaries.find(os.environ)
-    try:
-        programs.need("kuberay-operator", "kuberay-crds")
-    except binaries.Unavailable as exc:
-        pytest.skip(str(exc))
+    found = programs.needed("kuberay-operator", "kuberay-crds")
     _, with_ray = image.project_images(cluster.folder / "images", print, with_ray=True)
     cluster.load(with_ray)
-    program = programs.path("kuberay-operator")
+    program = found.path("kuberay-operator")
     cluster.load(image.program_image(image.KUBERAY, program, cluster.folder / "kuberay.tar"))
     with cluster.entered():
-        kube.apply_folder(programs.path("kuberay-crds"))
+        kube.apply_folder(found.path("kuberay-crds"))
         operator = kube.within(kuberay.NAMESPACE)
         operator.apply(*kuberay.manifests())
         operator.wait("--for=condition=Available", "deployment/kuberay-operator")

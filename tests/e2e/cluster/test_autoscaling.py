@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -13,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster import binaries, tools
+from tests.cluster import tools
 from tests.cluster.node import image, session
 from tests.e2e.cluster import installed
-from tests.support import examples
+from tests.support import examples, programs
 from tests.support.load import Load
 
 SPACE = "by-load"
@@ -30,15 +29,11 @@ VALUES = ",".join(
 @pytest.fixture
 def metrics_server(cluster: session.RealCluster, kube: tools.Tools) -> Iterator[None]:
     """metrics-server as its own manifests have it. Skipped where it cannot be had."""
-    programs = binaries.find(os.environ)
-    try:
-        programs.need("metrics-server", "metrics-server-manifests")
-    except binaries.Unavailable as exc:
-        pytest.skip(str(exc))
-    program = image.program_image(image.METRICS_SERVER, programs.path("metrics-server"), cluster.folder / "metrics.tar")
+    found = programs.needed("metrics-server", "metrics-server-manifests")
+    program = image.program_image(image.METRICS_SERVER, found.path("metrics-server"), cluster.folder / "metrics.tar")
     cluster.load(program)
     system = kube.within("kube-system")
-    system.apply(*map(changed, manifests(programs.path("metrics-server-manifests"))))
+    system.apply(*map(changed, manifests(found.path("metrics-server-manifests"))))
     system.wait("--for=condition=Available", "deployment/metrics-server")
     kube.wait("--for=condition=Available", f"apiservice/{METRICS}")
     yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import subprocess
 from collections.abc import Mapping
@@ -12,8 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster import binaries
-from tests.support import charts
+from tests.support import charts, programs
 
 # Samples of half an hour, two a minute.
 STEP = "30s"
@@ -187,10 +185,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def promtool() -> pathlib.Path:
     """Prometheus' checker of rules."""
-    try:
-        return binaries.find(os.environ).path("promtool")
-    except binaries.Unavailable as exc:
-        pytest.skip(str(exc))
+    return programs.needed("promtool").path("promtool")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import shlex
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from controller.doctor import checks
 from controller.doctor.sight import Finding, Gateway, Level, Right, Sight
 from router.server import degraded
+from tests.support import shell
 
 NOW_S = 1_800_000_000.0
 Object = dict[str, Any]
@@ -203,16 +203,6 @@ WAITING = pod("", containerStatuses=waiting("ErrImagePull", "no")) | {
 }
 RAY = {"hosting": "RayServe"}
 GPU = {"accelerators": [{"profile": "h100"}]}
-
-
-PROGRAMS = {"kubectl", "kubeadm", "helm", "penstock", "base64"}
-
-
-def typed(mend: str) -> set[str]:
-    """The programs that a shell would start of it."""
-    words = list(shlex.shlex(mend, posix=True, punctuation_chars=";|&"))
-    firsts = [0, *(at + 1 for at, word in enumerate(words) if word in (";", "|", "&&"))]
-    return {words[at] for at in firsts}
 
 
 @pytest.mark.parametrize(
@@ -436,30 +426,6 @@ def typed(mend: str) -> set[str]:
             {"models": [blocked("Ready", "False", "QuotaExceeded", "no more -> raise the namespace's ResourceQuota")]},
             "warning", "QuotaExceeded: no more", "raise the namespace's ResourceQuota",
         ),
-        *(
-            ({"models": [blocked("Ready", "False", "WorkersBlocked", f"{cause} -> do it")]}, "warning", cause, mend)
-            for cause, mend in (
-                (
-                    'pods "m-0" is forbidden: exceeded quota: small, requested: limits.cpu=9',
-                    "kubectl -n models edit resourcequota small  # do it",
-                ),
-                ('CreateContainerConfigError: secret "hub" not found', "create secret generic hub --from-literal=KEY=VALUE  # do it"),
-                (
-                    "CreateContainerConfigError: couldn't find key token in Secret models/hub",
-                    """kubectl -n models patch secret hub -p '{"stringData":{"token":"VALUE"}}'  # do it""",
-                ),
-                ("pods is forbidden: User x cannot create resource pods", "helm upgrade pen helm/penstock -n penstock"),
-                ('violates PodSecurity "restricted:latest"', "kubectl -n models edit md m  # do it"),
-                ("Service m is there and not of this ModelDeployment", "kubectl -n models get Service m -o yaml  # do it"),
-                ("AcceleratorProfile h100 is not there", "kubectl apply -f PROFILE.yaml  # do it"),
-                ("AcceleratorProfile h100: spec.memory is missing", "kubectl edit accel h100  # do it"),
-                ("the cluster does not know this kind", "helm install kuberay-operator"),
-                ("the cluster does not know HTTPRoutes", "standard-install.yaml  # do it"),
-                ("the cluster does not know InferencePools", "v1-manifests.yaml  # do it"),
-                ("the gateways serve no endpoint picker", "--set gateway.pickerPort=9002  # do it"),
-                ("something that is not known", "kubectl -n models describe md m  # do it"),
-            )
-        ),
         ({"profiles": [accelerator(resource="amd.com/gpu")]}, "warning", "its nodes have no amd.com/gpu", "k8s-ds-amdgpu-dp.yaml"),
         ({"profiles": [accelerator(resource="google.com/tpu")]}, "warning", "no google.com/tpu", "kubectl get daemonsets -A"),
         (
@@ -487,7 +453,7 @@ def test_what_is_wrong_is_said_with_its_mend(change: Object, level: str, said: s
     assert said in found[0].message
     assert mend in found[0].mend
     for each in found:
-        assert typed(each.mend) <= PROGRAMS, f"not to be typed: {each.mend}"
+        assert shell.typed(each.mend) <= shell.PROGRAMS, f"not to be typed: {each.mend}"
 
 
 def test_each_cause_has_its_own_step() -> None:
@@ -629,4 +595,4 @@ def test_every_mode_of_a_gateway_has_a_command(mode: str) -> None:
     """One of its own."""
     (found,) = unwell(dataclasses.replace(WELL, gateways=(Gateway("gw-a", True, (f"{mode}: reason",)),)))
     assert found.mend.startswith("kubectl ") and "docs/routing.md" in found.mend
-    assert typed(found.mend) <= PROGRAMS
+    assert shell.typed(found.mend) <= shell.PROGRAMS
