@@ -52,5 +52,5 @@ def test_a_cause_has_its_command(cause: str, command: str) -> None:
 def test_definitions_of_others_are_applied(kind: str) -> None:
     """From where their makers have them."""
     mend = pods.mend_model("models", "m", f"the cluster does not know {kind}", "install it", OWN)
-    assert (mend.startswith("kubectl apply ") and "manifests.yaml" in mend) or "install.yaml" in mend
+    assert mend.startswith("kubectl apply ") and ("manifests.yaml" in mend or "install.yaml" in mend)
     assert shell.typed(mend) <= shell.PROGRAMS

@@ -140,12 +140,18 @@ async def test_drain_finishes_what_runs(bench: Bench) -> None:
     assert await bench.states() == {} and not bench.engine.running and bench.agent.failure is None
 
 
-async def test_drain_waits_for_an_engine_that_is_silent(bench: Bench) -> None:
-    """It may have streams to finish; without a drain it would be taken out of routing."""
+async def begin_drain(bench: Bench) -> asyncio.Task[None]:
+    """The drain of a worker with a request, a second after its beginning."""
     await bench.agent.start()
     bench.engine.requests = 1
     draining = asyncio.create_task(bench.agent.drain())
     await bench.clock.advance(1.0)
+    return draining
+
+
+async def test_drain_waits_for_an_engine_that_is_silent(bench: Bench) -> None:
+    """It may have streams to finish; without a drain it would be taken out of routing."""
+    draining = await begin_drain(bench)
     bench.engine.silent, bench.engine.requests = True, None
     await bench.clock.advance(20.0)
     assert bench.engine.running and not bench.agent.ended.is_set()
@@ -157,10 +163,7 @@ async def test_drain_waits_for_an_engine_that_is_silent(bench: Bench) -> None:
 
 async def test_drain_ends_with_the_engine(bench: Bench) -> None:
     """Nothing is left to wait for."""
-    await bench.agent.start()
-    bench.engine.requests = 1
-    draining = asyncio.create_task(bench.agent.drain())
-    await bench.clock.advance(1.0)
+    draining = await begin_drain(bench)
     bench.engine.running, bench.engine.requests = False, None
     await bench.clock.advance(2.0)
     assert bench.agent.ended.is_set()
